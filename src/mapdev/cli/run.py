@@ -1,0 +1,61 @@
+"""``mapdev run``."""
+
+import logging
+import sys
+from functools import partial
+from pathlib import Path
+
+import click
+
+from mapdev.errors import UsageError
+
+
+@click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.option("--device", "devices", metavar="PATH=TARGET", multiple=True,
+              help="A device, and where the program finds it, such as /dev/uio0=timer.py:Timer.")  # fmt: skip
+@click.option("--file", "files", metavar="PATH=FILE", multiple=True,
+              help="A real file (or directory), and where it is found, such as /etc/board=board.txt.")  # fmt: skip
+@click.option("--chardev", is_flag=True, help="Let stat(2) say that the devices are character devices (by seccomp; it "
+              "is implied by devices that have a number). Programs then cannot gain privileges (sudo).")  # fmt: skip
+@click.option("--trace", is_flag=True, help="Show each callback as it happens, on standard error.")
+@click.option("--trace-file", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False),
+              help="Append each callback to FILE as a line of JSON.")  # fmt: skip
+@click.option("--memory", type=click.Choice(["shared", "on-demand"]), default="shared",
+              help="How the program gets at the memory: the best way to try; default: the best there is.")  # fmt: skip
+@click.argument("program", metavar="PROGRAM [ARGS]...", nargs=-1, required=True, type=click.UNPROCESSED)
+def command(
+    devices: tuple[str, ...], files: tuple[str, ...], chardev: bool, trace: bool, trace_file: Path | None, memory: str,
+    program: tuple[str, ...],
+) -> None:  # fmt: skip
+    """Run PROGRAM with devices that only it can see. No root needed.
+
+    The exit code is the program's; 127 if there is no such program, 126 if it cannot be executed.
+
+    \b
+    Example:  mapdev run --device /dev/uio0=timer.py:Timer -- ./driver --verbose
+              mapdev run --device /proc/lkmc_mmap=lkmc_mmap -- cat /proc/lkmc_mmap
+    """
+    from mapdev.cli.tracing import make_trace
+    from mapdev.hosts.fuse.session import Mode
+    from mapdev.run.host import Request
+    from mapdev.run.launcher import run
+
+    logging.basicConfig(format="%(name)s: %(message)s", level=logging.WARNING)
+    if not devices and not files:
+        raise UsageError("nothing to run it with: name a device (--device PATH=TARGET) or a file (--file PATH=FILE)")
+    best = Mode.SHARED if memory == "shared" else Mode.ON_DEMAND
+    request = Request(_pairs("--device", devices), _pairs("--file", files), list(program),
+                      partial(make_trace, trace, trace_file), chardev, best)  # fmt: skip
+    sys.exit(run(request))
+
+
+def _pairs(option: str, words: tuple[str, ...]) -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    for word in words:
+        path, equals, value = word.partition("=")
+        if not equals or not path or not value:
+            raise UsageError(f"{option} {word!r} is not PATH=..., such as /dev/uio0=timer.py:Timer")
+        if path in pairs:
+            raise UsageError(f"{path} is named twice")
+        pairs[path] = value
+    return pairs

@@ -1,0 +1,431 @@
+"""The descriptor of /dev/fuse: requests read, replies and notifications written, by threads.
+
+A thread reads a request, answers it, reads the next. Whenever the last idle thread takes a request, one more is
+started:
+an operation that blocks, or a notification that waits for a page that is being faulted in, never leaves
+nobody to answer. ``async def`` operations go on in one event loop, in a thread of its own, and hold no thread.
+"""
+
+import errno
+import fcntl
+import logging
+import mmap
+import os
+import queue
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Final
+
+from mapdev import file as device_file
+from mapdev.dispatch import start
+from mapdev.hosts.fuse import wire
+from mapdev.hosts.fuse.session import Body, Mode, Request, Session
+from mapdev.hosts.fuse.wire import Init, Notify, Opcode
+
+if TYPE_CHECKING:
+    from mapdev.hosts.loop import EventLoop
+
+log = logging.getLogger("mapdev.fuse")
+
+_IDLE_THREADS: Final = 3
+"""More idle ones than this end: two always read, and one is spared the churn."""
+_MAX_THREADS: Final = 512
+"""Plain operations that can block at the same time; one more is refused with EBUSY."""
+_MAX_BACKGROUND: Final = 256
+"""Page cache requests that the kernel sends at once; a fault that blocks holds one."""
+_RETRIEVE_TIMEOUT: Final = 10.0
+_CLOSE_TIMEOUT: Final = 2.0
+_SIGKILL_BIT: Final = 1 << 8
+
+_MAY_BLOCK: Final = frozenset({Opcode.OPEN, Opcode.READ, Opcode.WRITE, Opcode.IOCTL, Opcode.POLL, Opcode.FSYNC})
+_READ_AGAIN: Final = frozenset({errno.EINTR, errno.EAGAIN, errno.ENOENT})
+"""What a read of /dev/fuse may fail with and go on; ENOENT: the request was interrupted, and taken back."""
+
+
+class _Thread(threading.local):
+    """``after``: the notifications to send once the operation of this thread has its answer; None outside of one."""
+
+    after: list[Callable[[], None]] | None = None
+
+
+_channels: "weakref.WeakSet[Channel]" = weakref.WeakSet()
+
+
+def _leave_to_parent() -> None:
+    """A child that a device forks must not have the descriptor: without the host, its programs would wait for ever."""
+    for channel in tuple(_channels):
+        channel.close_fd()
+
+
+os.register_at_fork(after_in_child=_leave_to_parent)
+
+
+class Channel:
+    """One open of /dev/fuse. Implements ``Kernel`` for the session that it serves."""
+
+    def __init__(self, fd: int) -> None:
+        """Takes over `fd`, a descriptor of /dev/fuse that a mount was made with."""
+        self.offer: wire.InitIn | None = None
+        self.unmappable: int | None = None
+        self._fd = fd
+        self._local = _Thread()
+        self._lock = threading.Lock()
+        self._threads: set[threading.Thread] = set()
+        self._idle = 0
+        self._ready = threading.Event()
+        self._gone = threading.Event()
+        self._requests: dict[int, Request] = {}
+        self._interrupted: dict[int, Request] = {}
+        self._retrieving: dict[int, queue.SimpleQueue[bytes]] = {}
+        self._last_retrieve = 0
+        self._loop: EventLoop | None = None
+        self._max_readahead = 1 << 20
+        _channels.add(self)
+        self._control: dict[int, Callable[[int, memoryview], None]] = {
+            Opcode.INIT: self._init,
+            Opcode.INTERRUPT: self._interrupt,
+            Opcode.NOTIFY_REPLY: self._retrieved,
+        }
+
+    def serve(self, session: Session, max_readahead: int) -> None:
+        """Start to answer; returns when the kernel and we have agreed (INIT) and `session.mode` is found by trying.
+
+        `max_readahead` in bytes. Raises ``TimeoutError`` if the kernel says nothing, ``OSError`` EPROTO if it
+        speaks another major version.
+        """
+        self._session = session
+        self._max_readahead = max_readahead
+        if not self._spawn():
+            raise OSError(errno.EAGAIN, "no thread can be started")
+        if not self._ready.wait(10):
+            raise TimeoutError("the kernel does not begin to talk on /dev/fuse")
+        if self.offer is None or self.offer.major != wire.MAJOR:
+            raise OSError(errno.EPROTO, "the kernel speaks another FUSE protocol")
+        if session.mode is Mode.SHARED and not self._passthrough_works(self.offer):
+            session.mode = Mode.ON_DEMAND
+        if session.mode is Mode.ON_DEMAND and not self.offer.flags & Init.DIRECT_IO_ALLOW_MMAP:
+            session.mode = Mode.PAGE_CACHE
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Block until the kernel has ended the connection (umount, abort); False after `timeout` seconds."""
+        return self._gone.wait(timeout)
+
+    def close(self, timeout: float = 1.0) -> None:
+        """After unmounting: wait for the threads, release what is open, close the descriptor.
+
+        Programs that still have files open keep a lazily unmounted connection alive: their threads are left behind,
+        and the descriptor with them, until the process ends.
+        """
+        current = threading.current_thread()
+        for request in tuple(self._requests.values()):
+            device_file.interrupt(request)
+        until = time.monotonic() + timeout
+        with self._lock:
+            threads = tuple(self._threads)
+        for thread in threads:
+            if thread is not current:
+                thread.join(max(0, until - time.monotonic()))
+        ended = self._loop is None or self._loop.cancel_all()
+        released = threading.Event()
+
+        async def release() -> None:
+            await self._session.close()
+            released.set()
+
+        start(release(), self._run_in_loop)
+        if not released.wait(_CLOSE_TIMEOUT):
+            log.error("the release of a file does not end; it is left behind")
+        if self._loop is not None and ended:
+            self._loop.close()
+        if self.unmappable is not None:
+            os.close(self.unmappable)
+            self.unmappable = None
+        if ended and not self._threads - {current}:
+            self.close_fd()
+
+    def close_fd(self) -> None:
+        """Leave the connection; it ends when nobody has the descriptor any more."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    # -- the threads --------------------------------------------------------------------------------------
+
+    def _spawn(self) -> bool:
+        """One more thread that reads; False if there can be no more."""
+        with self._lock:
+            if len(self._threads) >= _MAX_THREADS:
+                return False
+            try:
+                buffer = mmap.mmap(-1, wire.BUFFER_SIZE)  # unlike a bytearray, it takes memory as far as it is used
+                thread = threading.Thread(target=self._work, args=(buffer,), name="mapdev-fuse", daemon=True)
+                thread.start()  # with the lock: who takes the threads to join them finds none that has not begun
+            except (RuntimeError, MemoryError, OSError):  # a limit of processes, or of memory
+                return False
+            self._threads.add(thread)
+            self._idle += 1
+            return True
+
+    def _work(self, buffer: mmap.mmap) -> None:
+        local, lock, fd = self._local, self._lock, self._fd
+        into, view = [buffer], memoryview(buffer)
+        try:
+            while True:
+                try:
+                    count = os.readv(fd, into)
+                except OSError as error:
+                    if error.errno in _READ_AGAIN:
+                        continue
+                    break  # ENODEV: unmounted or aborted
+                with lock:
+                    self._idle -= 1
+                    alone = self._idle == 0
+                local.after = []
+                self._take(view[:count], refuse=alone and not self._spawn())
+                local.after = None
+                with lock:
+                    if self._idle >= _IDLE_THREADS:
+                        return
+                    self._idle += 1
+            self._gone.set()
+            self._ready.set()
+        finally:
+            with lock:
+                self._threads.discard(threading.current_thread())
+
+    def _take(self, data: memoryview, refuse: bool) -> None:
+        try:
+            header = wire.parse_header(data)
+        except wire.ProtocolError as error:
+            log.error("%s", error)
+            return
+        request = Request(header, data[wire.IN_HEADER.size :])
+        control = self._control.get(request.opcode)
+        if control is not None:
+            control(request.unique, request.body)
+        elif refuse and request.opcode in _MAY_BLOCK:
+            self._reply(request.unique, errno.EBUSY, b"")
+        else:
+            self._requests[request.unique] = request
+            device_file.running.call = request
+            try:
+                start(self._answer(request), lambda work: self._finish_in_loop(request, work))
+            except Exception:  # a bug of ours must not leave a program waiting
+                log.exception("request %d (opcode %d) failed", request.unique, request.opcode)
+                if self._requests.pop(request.unique, None) is not None:
+                    self._reply(request.unique, errno.EIO, b"")
+            device_file.running.call = None
+
+    async def _answer(self, request: Request) -> None:
+        number, body = 0, b""
+        try:
+            body = await self._session.handle(request)  # type: ignore[assignment]
+        except OSError as error:
+            number = error.errno or errno.EIO
+        except Exception:
+            log.exception("request %d (opcode %d) failed", request.unique, request.opcode)
+            number = errno.EIO
+        # a push that waits for the very page that this request faults in would wait for ever
+        local = self._local
+        if not request.faulting and (local.after or local.after is None):
+            await self._settle()
+        if self._requests.pop(request.unique, None) is not None:
+            self._interrupted.pop(request.unique, None)
+            if request.opcode not in wire.NO_REPLY:
+                self._reply(request.unique, number, body)
+        elif request.undo is not None and not number:  # it was answered with EINTR meanwhile
+            await request.undo()
+        if request.faulting:
+            await self._settle()
+
+    async def _settle(self) -> None:
+        """Send the notifications that waited for the end of an operation."""
+        after = self._local.after
+        if after is None:
+            assert self._loop is not None
+            await self._loop.pushed()
+        while after:
+            after.pop(0)()
+
+    def _finish_in_loop(self, request: Request, work: Coroutine[Any, Any, None]) -> None:
+        request.body = memoryview(b"")  # it has been read, and the buffer is this thread's, which goes on
+        self._run_in_loop(work, request)
+
+    def _run_in_loop(self, work: Coroutine[Any, Any, None], request: Request | None = None) -> None:
+        with self._lock:
+            if self._loop is None:
+                from mapdev.hosts.loop import EventLoop  # asyncio takes long to load, and most devices need none
+
+                self._loop = EventLoop()
+        self._loop.run(work, request)
+
+    def _reply(self, unique: int, number: int, body: Body) -> None:
+        try:
+            os.writev(self._fd, [wire.OUT_HEADER.pack(wire.OUT_HEADER.size + len(body), -number, unique), body])
+        except OSError as error:
+            if error.errno == errno.EINVAL:  # the program waits until it gets an answer that the kernel takes
+                log.error("the kernel does not take our answer of %d bytes", len(body))
+                os.write(self._fd, wire.OUT_HEADER.pack(wire.OUT_HEADER.size, -errno.EIO, unique))
+            elif error.errno not in (errno.ENOENT, errno.ENODEV):  # the request, or the mount, is no more
+                raise
+
+    def _init(self, unique: int, body: memoryview) -> None:
+        self.offer = offer = wire.InitIn.parse(body)
+        if offer.major > wire.MAJOR:  # the kernel then asks again, in our version
+            self._reply(unique, 0, wire.INIT_OUT.pack(wire.MAJOR, *bytes(11)))
+            return
+        wanted = (Init.ASYNC_READ | Init.BIG_WRITES | Init.PARALLEL_DIROPS | Init.MAX_PAGES | Init.INIT_EXT
+                  | Init.DIRECT_IO_ALLOW_MMAP)  # fmt: skip
+        if self._session.mode is Mode.SHARED:
+            wanted |= Init.PASSTHROUGH
+        if self._session.mode is Mode.PAGE_CACHE:
+            wanted &= ~Init.DIRECT_IO_ALLOW_MMAP
+        depth = 1 if wanted & offer.flags & Init.PASSTHROUGH else 0
+        self._reply(unique, 0, wire.init_out(offer, wanted, self._max_readahead, _MAX_BACKGROUND, depth))
+        self._ready.set()
+
+    # -- signals ------------------------------------------------------------------------------------------
+
+    def _interrupt(self, own: int, body: memoryview) -> None:
+        """The program that waits for the request named has a signal; `own` is the number of this message itself."""
+        (unique,) = wire.INTERRUPT_IN.unpack_from(body)
+        request = self._requests.get(unique)
+        if request is None:
+            # answered already, or another thread has read it and not yet taken it: the kernel knows, and if
+            # it still waits, says it again
+            self._reply(own, errno.EAGAIN, b"")
+            return
+        device_file.interrupt(request)
+        if request.task is not None and self._loop is not None:
+            self._loop.cancel(request)
+        with self._lock:
+            first = not self._interrupted
+            self._interrupted[unique] = request
+        if first:
+            try:
+                threading.Thread(target=self._watch_interrupted, name="mapdev-signals", daemon=True).start()
+            except RuntimeError:  # no thread can be had: better an EINTR too many than a client for ever
+                del self._interrupted[unique]
+                if self._requests.pop(unique, None) is not None:
+                    self._reply(unique, errno.EINTR, b"")
+
+    def _watch_interrupted(self) -> None:
+        """A program that is being killed gets its answer even if the device never comes to one.
+
+        Other signals wait for the device, as they do for a driver in an uninterruptible sleep. The kernel tells us of
+        the first signal only, so a later SIGKILL has to be looked for.
+        """
+        while not self._gone.wait(0.05):
+            for unique, request in tuple(self._interrupted.items()):
+                if _is_dying(request.pid) and self._requests.pop(unique, None) is not None:
+                    self._reply(unique, errno.EINTR, b"")
+                if unique not in self._requests:
+                    self._interrupted.pop(unique, None)
+            with self._lock:
+                if not self._interrupted:
+                    return
+
+    # -- Kernel: what the session asks for ----------------------------------------------------------------
+
+    def backing_open(self, fd: int) -> int:
+        backing_id: int = fcntl.ioctl(self._fd, wire.DEV_IOC_BACKING_OPEN, bytearray(wire.BACKING_MAP.pack(fd, 0, 0)))
+        return backing_id
+
+    def backing_close(self, backing_id: int) -> None:
+        fcntl.ioctl(self._fd, wire.DEV_IOC_BACKING_CLOSE, bytearray(backing_id.to_bytes(4, sys.byteorder)))
+
+    def notify_store(self, nodeid: int, offset: int, data: memoryview) -> None:
+        self._notify(Notify.STORE, wire.NOTIFY_STORE_OUT.pack(nodeid, offset, len(data), 0), data)
+
+    def notify_retrieve(self, nodeid: int, offset: int, size: int) -> bytes:
+        with self._lock:
+            self._last_retrieve += 1
+            unique = self._last_retrieve
+        answer = self._retrieving[unique] = queue.SimpleQueue()
+        try:
+            if not self._notify(Notify.RETRIEVE, wire.NOTIFY_RETRIEVE_OUT.pack(unique, nodeid, offset, size, 0)):
+                return b""
+            return answer.get(timeout=_RETRIEVE_TIMEOUT)
+        except queue.Empty:
+            raise TimeoutError(errno.ETIMEDOUT, "the kernel does not answer NOTIFY_RETRIEVE") from None
+        finally:
+            del self._retrieving[unique]
+
+    def notify_inval_inode(self, nodeid: int, offset: int, size: int) -> None:
+        self._notify(Notify.INVAL_INODE, wire.NOTIFY_INVAL_INODE_OUT.pack(nodeid, offset, size))
+
+    def notify_inval_entry(self, parent: int, name: bytes) -> None:
+        self._notify(Notify.INVAL_ENTRY, wire.NOTIFY_INVAL_ENTRY_OUT.pack(parent, len(name), 0), name + b"\0")
+
+    def notify_poll(self, kh: int) -> None:
+        self._notify(Notify.POLL, wire.NOTIFY_POLL_OUT.pack(kh))
+
+    def when_answered(self, work: Callable[[], None]) -> None:
+        after = self._local.after
+        if after is not None:
+            after.append(work)
+        elif self._loop is not None and self._loop.is_current():
+            self._loop.push(work)
+        else:
+            work()
+
+    def _notify(self, code: Notify, *parts: bytes | memoryview) -> bool:
+        """False if the kernel does not know the inode, name or handle any more: then nothing has to be told."""
+        try:
+            os.writev(self._fd, wire.notification(code, *parts))
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENODEV, errno.ENOTDIR, errno.EBADF):
+                return False
+            raise
+        return True
+
+    def _retrieved(self, unique: int, body: memoryview) -> None:
+        answer = self._retrieving.get(unique)
+        if answer is not None:
+            _, _, size, *_ = wire.NOTIFY_RETRIEVE_IN.unpack_from(body)
+            answer.put(bytes(body[wire.NOTIFY_RETRIEVE_IN.size :][:size]))
+
+    def _passthrough_works(self, offer: wire.InitIn) -> bool:
+        """Kernels offer passthrough to those too who may not use it: only trying tells."""
+        if not offer.flags & Init.PASSTHROUGH:
+            return False
+        fd = os.memfd_create("probe", os.MFD_CLOEXEC)
+        try:
+            self.backing_close(self.backing_open(fd))
+        except OSError:
+            return False
+        finally:
+            os.close(fd)
+        self.unmappable = _unmappable(self)
+        return True
+
+
+def _unmappable(channel: Channel) -> int | None:
+    """A regular file without an mmap operation that the kernel takes as a backing file, if there is one."""
+    try:
+        fd = os.open("/sys/module/fuse/parameters/max_user_bgreq", os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        channel.backing_close(channel.backing_open(fd))
+    except OSError:
+        os.close(fd)
+        return None
+    return fd
+
+
+def _is_dying(pid: int) -> bool:
+    """Whether the thread `pid` has SIGKILL pending (every fatal signal becomes one) or is gone."""
+    if not pid:
+        return True  # cannot be seen from here, so cannot be told: better an EINTR too many than a client for ever
+    try:
+        with open(f"/proc/{pid}/status", "rb") as status:
+            for line in status:
+                if line.startswith((b"SigPnd:", b"ShdPnd:")) and int(line.split()[1], 16) & _SIGKILL_BIT:
+                    return True
+    except OSError:  # it is gone; or there is no descriptor to look with
+        return True
+    return False
