@@ -106,6 +106,12 @@ def _need_dev_fuse() -> None:
         pytest.skip("/dev/fuse is not there, or not open to this user (install fuse3)")
 
 
+@pytest.fixture(autouse=True)
+def _no_process_is_left_behind() -> Iterator[None]:
+    yield
+    people.end_processes()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _nothing_is_left_behind() -> Iterator[None]:
     os.environ[MARK] = str(os.getpid())  # other tests may run on this machine: only what is ours counts

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,25 @@ UID = 65534
 
 directories: list[Path] = []
 """All that were made by `Person.directory`."""
+
+_started: list["subprocess.Popen[str]"] = []
+"""All that `Person.popen` has started in this test."""
+
+_OF_WHO_RUNS_THE_TESTS = (
+    "CI", "CONTINUOUS_INTEGRATION", "GITHUB_ACTIONS", "BUILD_NUMBER", "RUN_ID",
+    "COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "TTY_COMPATIBLE", "TTY_INTERACTIVE",
+    "PYTEST_ADDOPTS", "PYTEST_PLUGINS", "PYTHONPATH", "PYTHONWARNINGS", "PYTHONUNBUFFERED",
+)  # fmt: skip
+"""Variables to which the programs of the tests listen: python-periphery's suite leaves out its half if CI is true."""
+
+
+def _environment(*more: dict[str, str]) -> dict[str, str]:
+    environment = {name: value for name, value in os.environ.items() if name not in _OF_WHO_RUNS_THE_TESTS}
+    environment["HOME"] = "/tmp"
+    for each in more:
+        environment |= each
+    return environment
+
 
 _AS_USER = ("setpriv", f"--reuid={UID}", f"--regid={UID}", "--clear-groups", "--")
 
@@ -35,11 +55,12 @@ class Person:
         return self.uid == 0
 
     def popen(self, *args: str | Path, **options: Any) -> "subprocess.Popen[str]":
-        env = {**os.environ, "HOME": "/tmp", **self.env, **options.pop("env", {})}
-        return subprocess.Popen([*self.prefix, *map(str, args)], text=True, env=env, **options)
+        env = _environment(self.env, options.pop("env", {}))
+        _started.append(subprocess.Popen([*self.prefix, *map(str, args)], text=True, env=env, **options))
+        return _started[-1]
 
     def run(self, *args: str | Path, timeout: float = 30, **options: Any) -> "subprocess.CompletedProcess[str]":
-        env = {**os.environ, "HOME": "/tmp", **self.env, **options.pop("env", {})}
+        env = _environment(self.env, options.pop("env", {}))
         options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
         command = [*self.prefix, *map(str, args)]
         return subprocess.run(command, text=True, env=env, timeout=timeout, check=False, **options)
@@ -100,6 +121,19 @@ def _find_user() -> Person:
     pytest.skip(
         f"uid {UID} can run neither {sys.executable} nor /usr/bin/python3 with the packages of this environment"
     )
+
+
+def end_processes() -> None:
+    """At the end of a test: what it has started and, because it failed, not ended."""
+    while _started:
+        process = _started.pop()
+        if process.poll() is None:
+            process.kill()
+        process.wait(10)
+        for stream in (process.stdin, process.stdout, process.stderr):
+            if stream is not None:
+                with suppress(BrokenPipeError):  # what was still to be written to its standard input
+                    stream.close()
 
 
 def remove_copy() -> None:
