@@ -116,6 +116,45 @@ class Device:
         """
         raise NotImplementedError
 
+    def page_mkwrite(self, file: File, vmf: VmFault) -> Answer[None]:
+        """A program stores into page ``vmf.pgoff`` for the first time since it was handed over or write-protected; the
+        store waits for this. Raise ``OSError`` (any): SIGBUS. Not defined: stores are not told.
+
+        Kernel host only: FUSE has no such message, and never calls it.
+        """
+        raise NotImplementedError
+
+    def vm_open(self, file: File, vma: Vma) -> Answer[None]:
+        """An area of this open has been duplicated: by fork(2), by a split (munmap(2) or mprotect(2) of a part), by
+        mremap(2). The first area comes by ``mmap``, not by this. It has happened: an exception reaches the log only.
+
+        Kernel host only: FUSE is not told of areas, and never calls it. Not defined: nothing.
+        """
+
+    def vm_close(self, file: File, vma: Vma) -> Answer[None]:
+        """An area of this open is gone: munmap(2), or the end of the process. One for each ``mmap`` and ``vm_open``.
+        Kernel host only, as ``vm_open``. Not defined: nothing."""
+
+    def load(self, file: File, count: int, pos: int) -> Answer[BytesLike]:
+        """A single instruction of a program loads `count` bytes at byte `pos` of its mapping: answer exactly so many.
+
+        Only where every access is trapped (`mapdev run`; see ``traps``). The program waits, and so do its other threads
+        that touch a device. Raise ``OSError`` (any): SIGBUS. Not defined: bytes of the memory that ``mmap`` answered.
+        """
+        raise NotImplementedError
+
+    def store(self, file: File, data: bytes, pos: int) -> Answer[None]:
+        """A single instruction of a program stores `data` at byte `pos` of its mapping. As ``load``; not defined: they
+        go to the memory that ``mmap`` answered."""
+        raise NotImplementedError
+
+    def traps(self, pos: int, length: int) -> bool:
+        """Whether each access to these `length` bytes at byte `pos` is to come to ``load`` and ``store``: asked at each
+        mmap(2), where accesses can be trapped. Then the program never gets at the memory itself, and an access costs
+        microseconds. Must not block. Not defined: if ``load`` or ``store`` is."""
+        del pos, length
+        return self.defines("load") or self.defines("store")
+
     def fsync(self, file: File, datasync: bool) -> Answer[None]:
         """fsync(2), fdatasync(2) (`datasync` true), and msync(2) with MS_SYNC where the kernel keeps a page cache; what
         was stored through mappings has arrived. Not defined: succeeds, as on tmpfs."""

@@ -14,6 +14,7 @@ import sys
 import time
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from mapdev import device as model
@@ -30,7 +31,10 @@ T = TypeVar("T")
 
 log = logging.getLogger("mapdev.device")
 
-_GETS = {"fault": "SIGBUS", "release": "no word of it"}
+_GETS = {
+    "fault": "SIGBUS", "page_mkwrite": "SIGBUS", "load": "SIGBUS", "store": "SIGBUS",
+    "release": "no word of it", "vm_open": "no word of it", "vm_close": "no word of it",
+}  # fmt: skip
 _OURS = {__file__, ioctl.__file__, pages.__file__}
 
 _MAX_ERRNO = 511
@@ -73,7 +77,7 @@ class Dispatch:
         self._trace = trace
         self._address_space: OnDemandPages | None = None
         self._failed_faults: dict[int, float] = {}
-        for operation in ("open", "release", "read", "write", "ioctl", "poll", "mmap", "fault", "fsync"):
+        for operation in _DESCRIBE:
             method = getattr(device, operation)
             if trace is not None and device.defines(operation):
                 method = self._traced(operation, method, trace)
@@ -84,6 +88,7 @@ class Dispatch:
             self._faulted_memory()  # before any open: it is shared by all
         self.has_read, self.has_write = device.defines("read"), device.defines("write")
         self.has_ioctl, self.has_poll = device.defines("ioctl"), device.defines("poll")
+        self.has_load, self.has_store = device.defines("load"), device.defines("store")
         device._files = self.files
         if trace is not None:
             device._log = self._log_line
@@ -98,16 +103,15 @@ class Dispatch:
     _mmap: Callable[..., Any]
     _fault: Callable[..., Any]
     _fsync: Callable[..., Any]
+    _page_mkwrite: Callable[..., Any]
+    _vm_open: Callable[..., Any]
+    _vm_close: Callable[..., Any]
+    _load: Callable[..., Any]
+    _store: Callable[..., Any]
 
     async def open(self, file: File) -> None:
         """``Device.open``; afterwards the file is among ``files``."""
-        try:
-            answer = self._open(file)
-            if answer.__class__ is types.CoroutineType:
-                answer = await _finish(answer)
-            _nothing(answer, "open")
-        except BaseException as error:
-            raise self._failed("open", file, error) from None
+        await self._told("open", self._open, file)
         self.files.add(file)
 
     async def release(self, file: File) -> None:
@@ -214,13 +218,54 @@ class Dispatch:
 
     async def fsync(self, file: File, datasync: bool) -> None:
         """``Device.fsync``."""
+        await self._told("fsync", self._fsync, file, datasync)
+
+    async def page_mkwrite(self, file: File, pgoff: int) -> None:
+        """``Device.page_mkwrite``."""
+        await self._told("page_mkwrite", self._page_mkwrite, file, VmFault(pgoff))
+
+    async def vm_open(self, file: File, vma: Vma) -> None:
+        """``Device.vm_open``; never fails."""
+        with suppress(OSError):
+            await self._told("vm_open", self._vm_open, file, vma)
+
+    async def vm_close(self, file: File, vma: Vma) -> None:
+        """``Device.vm_close``; never fails."""
+        with suppress(OSError):
+            await self._told("vm_close", self._vm_close, file, vma)
+
+    async def load(self, file: File, memory: Mappable, count: int, pos: int) -> bytes:
+        """``Device.load``, or what is in `memory` (as ``mmap`` answered it): exactly `count` bytes."""
+        if not self.has_load:
+            return bytes(memory.load(pos, count))
         try:
-            answer = self._fsync(file, datasync)
+            answer = self._load(file, count, pos)
             if answer.__class__ is types.CoroutineType:
                 answer = await _finish(answer)
-            _nothing(answer, "fsync")
+            data = bytes(_buffer(answer))
+            if len(data) != count:
+                raise ValueError(f"load answered {len(data)} bytes where {count} are loaded")
+            return data
         except BaseException as error:
-            raise self._failed("fsync", file, error) from None
+            raise self._failed("load", file, error) from None
+
+    async def store(self, file: File, memory: Mappable, data: bytes, pos: int) -> None:
+        """``Device.store``, or into `memory`."""
+        if self.has_store:
+            await self._told("store", self._store, file, data, pos)
+        else:
+            memory.store(pos, memoryview(data))
+            memory.push(pos, len(data))
+
+    async def _told(self, operation: str, method: Callable[..., Any], file: File, *args: Any) -> None:
+        """An operation that answers nothing."""
+        try:
+            answer = method(file, *args)
+            if answer.__class__ is types.CoroutineType:
+                answer = await _finish(answer)
+            _nothing(answer, operation)
+        except BaseException as error:
+            raise self._failed(operation, file, error) from None
 
     def _faulted_memory(self) -> OnDemandPages:
         """What a device with `fault` alone maps: ``size`` bytes, the same for all opens."""
@@ -373,4 +418,9 @@ _DESCRIBE: dict[str, Callable[..., str]] = {
     "mmap": lambda vma: f"pgoff={vma.pgoff}, length={vma.length}",
     "fault": lambda vmf: f"pgoff={vmf.pgoff:#x} (offset {vmf.pgoff << PAGE_SHIFT:#x})",
     "fsync": lambda datasync: f"datasync={datasync}",
+    "page_mkwrite": lambda vmf: f"pgoff={vmf.pgoff:#x}",
+    "vm_open": lambda vma: f"pgoff={vma.pgoff}, length={vma.length}",
+    "vm_close": lambda vma: f"pgoff={vma.pgoff}, length={vma.length}",
+    "load": lambda count, pos: f"{count} bytes at {pos:#x}",
+    "store": lambda data, pos: f"{_bytes(data)} at {pos:#x}",
 }
