@@ -21,21 +21,6 @@ directories: list[Path] = []
 _started: list["subprocess.Popen[str]"] = []
 """All that `Person.popen` has started in this test."""
 
-_OF_WHO_RUNS_THE_TESTS = (
-    "CI", "CONTINUOUS_INTEGRATION", "GITHUB_ACTIONS", "BUILD_NUMBER", "RUN_ID",
-    "COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "TTY_COMPATIBLE", "TTY_INTERACTIVE",
-    "PYTEST_ADDOPTS", "PYTEST_PLUGINS", "PYTHONPATH", "PYTHONWARNINGS", "PYTHONUNBUFFERED",
-)  # fmt: skip
-"""Variables to which the programs of the tests listen: python-periphery's suite leaves out its half if CI is true."""
-
-
-def _environment(*more: dict[str, str]) -> dict[str, str]:
-    environment = {name: value for name, value in os.environ.items() if name not in _OF_WHO_RUNS_THE_TESTS}
-    environment["HOME"] = "/tmp"
-    for each in more:
-        environment |= each
-    return environment
-
 
 _AS_USER = ("setpriv", f"--reuid={UID}", f"--regid={UID}", "--clear-groups", "--")
 
@@ -55,12 +40,12 @@ class Person:
         return self.uid == 0
 
     def popen(self, *args: str | Path, **options: Any) -> "subprocess.Popen[str]":
-        env = _environment(self.env, options.pop("env", {}))
+        env = {**os.environ, "HOME": "/tmp", **self.env, **options.pop("env", {})}
         _started.append(subprocess.Popen([*self.prefix, *map(str, args)], text=True, env=env, **options))
         return _started[-1]
 
     def run(self, *args: str | Path, timeout: float = 30, **options: Any) -> "subprocess.CompletedProcess[str]":
-        env = _environment(self.env, options.pop("env", {}))
+        env = {**os.environ, "HOME": "/tmp", **self.env, **options.pop("env", {})}
         options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
         command = [*self.prefix, *map(str, args)]
         return subprocess.run(command, text=True, env=env, timeout=timeout, check=False, **options)
