@@ -7,12 +7,15 @@ include/linux/mm.h; Documentation/filesystems/vfs.rst), in Python types. The doc
 import re
 import select
 from collections.abc import Awaitable, Callable, Iterable
-from typing import ClassVar, Final, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Final, TypeAlias, TypeVar
 
 from mapdev.file import File, Vma, VmFault
 from mapdev.ioctl import IoctlArg
 from mapdev.pages import BytesLike, Mappable
 from mapdev.surroundings import Surroundings
+
+if TYPE_CHECKING:
+    from mapdev.faults import Faults
 
 T = TypeVar("T")
 Answer: TypeAlias = T | Awaitable[T]
@@ -51,6 +54,9 @@ class Device:
     readahead: int = 0
     """In bytes: how far beyond the touched page the kernel may ask ``fault`` for more in one go. 0: every fault
     is one page, and ``fault`` hears only of pages that are touched. The least of all devices of a mount counts."""
+
+    injected: "Faults | None" = None
+    """What goes wrong on purpose: see ``mapdev.faults``. Looked at when the device begins to be served."""
 
     def open(self, file: File) -> Answer[None]:
         """open(2) has come; put what this open needs into ``file.private_data``.

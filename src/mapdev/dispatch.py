@@ -79,6 +79,8 @@ class Dispatch:
         self._failed_faults: dict[int, float] = {}
         for operation in _DESCRIBE:
             method = getattr(device, operation)
+            if device.injected is not None:
+                method = device.injected.around(operation, method)
             if trace is not None and device.defines(operation):
                 method = self._traced(operation, method, trace)
             setattr(self, "_" + operation, method)
