@@ -3,10 +3,14 @@
 
 VENV := .venv
 
-.PHONY: demo test check wheel bench clean
+.PHONY: demo demo-kernel test check wheel bench lab lab-sanitize clean
 
 demo: $(VENV)/demo.stamp
 	$(VENV)/bin/mapdev demo
+
+# the same device as a real /proc file, by the kernel module, in a guest with a Debian kernel
+demo-kernel: $(VENV)/lab.stamp
+	scripts/demo-kernel
 
 test: $(VENV)/test.stamp
 	$(VENV)/bin/pytest
@@ -20,9 +24,17 @@ check: $(VENV)/test.stamp
 wheel: $(VENV)/test.stamp
 	scripts/try-wheel
 
-# what `mapdev run` costs beside running directly, as ratios
-bench: $(VENV)/test.stamp
-	$(VENV)/bin/python bench/run.py
+# what mapdev costs beside tmpfs and its peers; QUICK=1: in a minute; BENCH="--docs --json FILE" and the like: see --help
+bench: $(VENV)/bench.stamp
+	$(VENV)/bin/python -m bench $(if $(QUICK),--quick) $(BENCH)
+
+# checks in guests of many kernels, or of some: make lab KERNELS="6.12 7.3" CHECKS=example (docs/lab.md)
+lab: $(VENV)/lab.stamp
+	$(VENV)/bin/python -m lab.run --kernels "$(KERNELS)" --checks "$(CHECKS)"
+
+# the same on a kernel of our own with KASAN, lockdep and kmemleak, which is built first
+lab-sanitize: $(VENV)/lab.stamp
+	$(VENV)/bin/python -m lab.run --kernels sanitize --checks "$(CHECKS)"
 
 clean:
 	rm -rf $(VENV) .cache dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis
