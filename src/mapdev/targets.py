@@ -3,6 +3,7 @@
 lkmc_mmap  ram:64M           a built-in device, with a parameter if it takes one
 timer.py   timer.py:Timer    a class of a file; without its name, the only Device in it
 package.module:Timer         a class of a module that can be imported
+chip.rdl  chip.svd:TIMER0    registers that a file describes (see ``mapdev.devices.described``)
 NAME=TARGET                  any of these, served under another file name
 """
 
@@ -17,19 +18,22 @@ from typing import TypeVar
 
 from mapdev.device import Device
 from mapdev.devices import BUILTIN
-from mapdev.errors import TargetError
+from mapdev.errors import MapdevError, TargetError
 
 _T = TypeVar("_T")
 
 
-def load(target: str) -> tuple[str, Device]:
-    """(file name, device) for one TARGET. Runs the author's code. Raises ``TargetError``."""
+def load(target: str, path: str = "") -> tuple[str, Device]:
+    """(file name, device) for one TARGET. Runs the author's code. Raises ``UsageError``.
+
+    `path`: where programs find it, if that is known: of described registers it says which device they are in.
+    """
     name, equals, rest = target.partition("=")
     if not equals:
         name, rest = "", target
     elif not name:
         raise TargetError(f"{target!r} has no name before its '=': write NAME=TARGET")
-    device = _device(rest)
+    device = _device(rest, path)
     name = name or device.node_name()
     if not isinstance(name, str):
         raise TargetError(f"{rest} has the name {name!r}: give it a file name")
@@ -47,8 +51,12 @@ def load_all(targets: tuple[str, ...]) -> dict[str, Device]:
     return devices
 
 
-def _device(target: str) -> Device:
+def _device(target: str, path: str) -> Device:
     word, colon, rest = target.partition(":")
+    if word.partition("@")[0].endswith((".rdl", ".svd")):
+        from mapdev.devices.described import described_device
+
+        return described_device(target, path)()
     if word in BUILTIN:
         return _builtin(BUILTIN[word], rest if colon else None)
     if word.endswith(".py") or "/" in word:
@@ -132,6 +140,8 @@ def _by_author(call: Callable[[], _T], what: str) -> _T:
     """Run the author's code; what goes wrong in it is shown as the author's, and nothing of ours with it."""
     try:
         return call()
+    except MapdevError:  # it is said already, in one line
+        raise
     except ModuleNotFoundError as error:
         if error.name is not None and f"{what}.".startswith(f"{error.name}."):
             raise TargetError(f"there is no module {what!r} that can be imported") from error

@@ -174,8 +174,8 @@ def refused(
         ({"A": Register(0), "B": Register(0)}, "Block.B: overlaps A at offset 0x0"),
         ({"A": Register(2, width=16), "B": Register(0)}, "Block.A: overlaps B at offset 0x2"),
         ({"A": Register(8), "B": RegisterArray(0, 3)}, "Block.B: overlaps A at offset 0x8"),
-        ({"A": Register(0, width=12)}, "Block.A: a register has 8, 16, 32 or 64 bits, not 12"),
-        ({"A": Register(0, width=0)}, "Block.A: a register has 8, 16, 32 or 64 bits, not 0"),
+        ({"A": Register(0, width=12)}, "Block.A: a register has 8, 16, 32, 64 (up to 512) bits, not 12"),
+        ({"A": Register(0, width=0)}, "Block.A: a register has 8, 16, 32, 64 (up to 512) bits, not 0"),
         ({"A": Register(0, reset=1 << 32)}, "Block.A: the reset value 0x100000000 does not fit into 32 bits"),
         ({"A": Register(0, width=8, fields={"F": 8})}, "Block.A: field F lies outside of its 8 bits"),
         ({"A": Register(0, fields={"F": (30, 32)})}, "Block.A: field F lies outside of its 32 bits"),
@@ -183,7 +183,7 @@ def refused(
         ({"A": Register(0, fields={"F": (4, 7), "G": 7})}, "Block.A: field G overlaps another field"),
         ({"A": Register(0, fields={"real": 0})}, "Block.A: a field cannot be called 'real'"),
         ({"A": Register(0, fields={"two words": 0})}, "Block.A: a field cannot be called 'two words'"),
-        ({"A": Register(0, access="rx")}, "Block.A: access is rw, ro, wo or w1c, not 'rx'"),  # type: ignore[arg-type]
+        ({"A": Register(0, access="rx")}, "access is rw, ro, wo, w1c or another of docs/registers.md, not 'rx'"),  # type: ignore[arg-type]
         ({"A": Register(0, byteorder="me")}, "Block.A: byteorder is little or big"),  # type: ignore[arg-type]
         ({"A": RegisterArray(0, 0)}, "Block.A: 0 registers that are 4 bytes apart cannot be"),
         ({"A": RegisterArray(0, 2, stride=6)}, "Block.A: offset 0x0, stride 6: not a multiple of its 4 bytes"),
@@ -306,6 +306,9 @@ class KernelCopy:
         self.memory.store(offset, memoryview(self.content)[offset : offset + length])
 
     def invalidate(self, offset: int, length: int) -> None:
+        raise NotImplementedError
+
+    def write_protect(self, offset: int, length: int) -> None:
         raise NotImplementedError
 
 

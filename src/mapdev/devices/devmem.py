@@ -10,7 +10,7 @@ from mapdev.device import Device
 from mapdev.file import File, Vma
 from mapdev.libc import PAGE_SIZE
 from mapdev.pages import Pages, page_array
-from mapdev.registers import places
+from mapdev.registers import Bus, places
 from mapdev.surroundings import Surroundings
 
 ADDRESSES: Final = 1 << 41
@@ -29,6 +29,9 @@ class DevMem(Device):
     read(2) and write(2) reach what is placed, and fail with EFAULT where any byte of theirs is nothing (without a
     place, all is RAM). Mappings reach every address: a hole is zeros that keep what is stored, where a board may
     have a bus error. No privilege is asked for, and /proc/iomem shows its addresses to everybody.
+
+    Where accesses can be trapped, mappings that reach a block with methods are (see ``RegisterBlock.trapped``); to
+    read(2) and write(2) such a block is registers in any case.
     """
 
     name = "mem"
@@ -49,21 +52,35 @@ class DevMem(Device):
     def __init__(self) -> None:
         self.pages = page_array(ADDRESSES // PAGE_SIZE)
         self._places = sorted(places(type(self)), key=lambda place: place.address)
-        for place in self._places:
-            place.make(self, self.pages, place.address)
+        self._bus = Bus(self.pages, [place.make(self, self.pages, place.address) for place in self._places])
 
     def read(self, file: File, count: int, pos: int) -> bytes:  # noqa: ARG002
         self._check(pos, count)
+        if self._bus.traps(pos, count):
+            return self._bus.load(pos, count)
         # not a slice of the pages: to load from a hole would allocate it
         return os.pread(self.pages.fd, count, pos)
 
     def write(self, file: File, buf: bytes, pos: int) -> int:  # noqa: ARG002
         self._check(pos, len(buf))
-        self.pages[pos : pos + len(buf)] = buf
+        if self._bus.traps(pos, len(buf)):
+            self._bus.store(pos, buf)
+        else:
+            self.pages[pos : pos + len(buf)] = buf
         return len(buf)
 
     def mmap(self, file: File, vma: Vma) -> Pages:  # noqa: ARG002
         return self.pages
+
+    def load(self, file: File, count: int, pos: int) -> bytes:  # noqa: ARG002
+        return self._bus.load(pos, count)
+
+    def store(self, file: File, data: bytes, pos: int) -> None:  # noqa: ARG002
+        self._bus.store(pos, data)
+
+    def traps(self, pos: int, length: int) -> bool:
+        own = type(self).load is not DevMem.load or type(self).store is not DevMem.store
+        return own or self._bus.traps(pos, length)
 
     def surroundings(self, path: str) -> Surroundings:  # noqa: ARG002
         return {"/proc/iomem": "".join(f"{p.address:08x}-{p.last:08x} : {p.name}\n" for p in self._places)}

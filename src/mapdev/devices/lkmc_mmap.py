@@ -33,6 +33,12 @@ class LkmcMmap(Device):
         page: Pages = file.private_data
         return page
 
+    def vm_open(self, file: File, vma: Vma) -> None:
+        """An area was duplicated; defined for the trace, as is ``vm_close``. Each ``mmap`` and each ``vm_open`` has its
+        ``vm_close``. Faults are not told: the page is there already, and the kernel maps it by itself."""
+
+    def vm_close(self, file: File, vma: Vma) -> None: ...
+
     def release(self, file: File) -> None:
         file.private_data = None
 

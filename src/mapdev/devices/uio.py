@@ -11,7 +11,7 @@ from mapdev.device import Device
 from mapdev.file import File, Vma
 from mapdev.libc import PAGE_SIZE
 from mapdev.pages import Pages, page_array
-from mapdev.registers import Place, places
+from mapdev.registers import Bus, Place, places
 from mapdev.surroundings import Surrounding, Surroundings, Symlink
 
 MAX_UIO_MAPS: Final = 5
@@ -42,6 +42,8 @@ class Uio(Device):
     it is a place: page N + 1 is page 1 of map N as well as page 0 of map N + 1. So every map but the last has to fit
     into one page, and a class with other maps is refused. To map more than a map has is refused by UIO (EINVAL); here
     what follows is the next map, or SIGBUS.
+
+    Where accesses can be trapped, mappings that reach a block with methods are (see ``RegisterBlock.trapped``).
     """
 
     irq: int = UIO_IRQ_CUSTOM
@@ -71,8 +73,11 @@ class Uio(Device):
         if self._maps:
             self.pages = page_array(len(self._maps) - 1 + _npages(self._maps[-1]))
             self.size = self.pages.nbytes
-        for number, place in enumerate(self._maps):
-            place.make(self, self.pages, number * PAGE_SIZE + place.address % PAGE_SIZE)
+            blocks = [
+                place.make(self, self.pages, number * PAGE_SIZE + place.address % PAGE_SIZE)
+                for number, place in enumerate(self._maps)
+            ]
+            self._bus = Bus(self.pages, blocks)
 
     def raise_interrupt(self) -> None:
         """The device has an interrupt: who waits in read(2) or poll(2) goes on. From any thread; does not block."""
@@ -107,6 +112,16 @@ class Uio(Device):
         if not self._maps:
             raise OSError(errno.EINVAL, "no maps")
         return self.pages
+
+    def load(self, file: File, count: int, pos: int) -> bytes:  # noqa: ARG002
+        return self._bus.load(pos, count)
+
+    def store(self, file: File, data: bytes, pos: int) -> None:  # noqa: ARG002
+        self._bus.store(pos, data)
+
+    def traps(self, pos: int, length: int) -> bool:
+        own = type(self).load is not Uio.load or type(self).store is not Uio.store
+        return bool(self._maps) and (own or self._bus.traps(pos, length))
 
     def surroundings(self, path: str) -> Surroundings:
         uio = path.rpartition("/")[2]

@@ -192,7 +192,7 @@ class OpenFile:
             raise OSError(errno.EACCES, os.strerror(errno.EACCES))
         vma = Vma(offset // PAGE_SIZE, length, prot, shared)
         memory = self._host.run(self._dispatch.mmap(self.file, vma))
-        area = Area(self, memory, vma)
+        area = Area(self, memory, vma, shared and self._dispatch.traps(offset, length))
         self._areas.add(area)
         return area
 
@@ -216,6 +216,18 @@ class OpenFile:
             return self._host.run(self._dispatch.fault(self.file, memory, pgoff))
         except OSError as error:
             raise BusError(f"page {pgoff}: {error}") from error
+
+    def load(self, memory: Mappable, count: int, pos: int) -> bytes:
+        try:
+            return self._host.run(self._dispatch.load(self.file, memory, count, pos))
+        except OSError as error:
+            raise BusError(f"load of {count} bytes at {pos:#x}: {error}") from error
+
+    def store(self, memory: Mappable, data: bytes, pos: int) -> None:
+        try:
+            self._host.run(self._dispatch.store(self.file, memory, data, pos))
+        except OSError as error:
+            raise BusError(f"store of {len(data)} bytes at {pos:#x}: {error}") from error
 
     def unmapped(self, area: "Area") -> None:
         self._areas.discard(area)
@@ -241,11 +253,13 @@ class OpenFile:
 class Area:
     """A mapping: ``area[a:b]`` loads, ``area[a:b] = data`` stores, bytes from its start.
 
-    Raises ``BusError`` and ``SegmentationFault`` where a program would get these signals.
+    Raises ``BusError`` and ``SegmentationFault`` where a program would get these signals. If the device ``traps`` it,
+    each is one access of that width, and comes to ``Device.load`` or ``Device.store``.
     """
 
-    def __init__(self, opened: OpenFile, memory: Mappable, vma: Vma) -> None:
+    def __init__(self, opened: OpenFile, memory: Mappable, vma: Vma, trapped: bool = False) -> None:
         self.vma = vma
+        self.trapped = trapped
         self._opened = opened
         self._memory = memory
         self._private: dict[int, memoryview] = {}
@@ -263,6 +277,9 @@ class Area:
     def __getitem__(self, key: slice) -> bytes:
         start, stop, _ = key.indices(len(self))
         self._permit(PROT_READ)
+        if self.trapped and start < stop:
+            self._within(stop)
+            return self._opened.load(self._memory, stop - start, self.vma.pgoff * PAGE_SIZE + start)
         return b"".join(bytes(self._page(page)[a:b]) for page, a, b, _ in _by_page(start, stop))
 
     def __setitem__(self, key: slice, data: BytesLike) -> None:
@@ -270,6 +287,10 @@ class Area:
         if len(data) != stop - start:
             raise ValueError(f"{len(data)} bytes for a range of {stop - start}")
         self._permit(PROT_WRITE)
+        if self.trapped and start < stop:
+            self._within(stop)
+            self._opened.store(self._memory, bytes(data), self.vma.pgoff * PAGE_SIZE + start)
+            return
         for page, a, b, done in _by_page(start, stop):
             target = self._page(page) if self.vma.shared else self._own(page)
             target[a:b] = memoryview(data)[done : done + b - a]
@@ -289,6 +310,11 @@ class Area:
     def _permit(self, prot: int) -> None:
         if not self._mapped or not self.vma.prot & prot:
             raise SegmentationFault("not mapped any more" if not self._mapped else "not permitted by prot")
+
+    def _within(self, stop: int) -> None:
+        last = (self.vma.pgoff * PAGE_SIZE + stop - 1) // PAGE_SIZE
+        if last >= self._memory.npages:
+            raise BusError(f"page {last} of a device of {self._memory.npages}")
 
     def _page(self, page: int) -> memoryview:
         own = self._private.get(page)
