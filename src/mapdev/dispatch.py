@@ -36,6 +36,12 @@ _GETS = {
     "release": "no word of it", "vm_open": "no word of it", "vm_close": "no word of it",
 }  # fmt: skip
 _OURS = {__file__, ioctl.__file__, pages.__file__}
+_BETWEEN = tuple(os.path.join(os.path.dirname(__file__), *path) for path in (
+    ("registers", ""), ("devices", "uio.py"), ("devices", "devmem.py")))  # fmt: skip
+"""They call the methods of the author's registers."""
+
+_ACCESSES = {"load", "store"}
+"""Who carries out an access of a program traces it: he knows the instruction."""
 
 _MAX_ERRNO = 511
 """FUSE takes no larger one, and no errno that programs know is larger."""
@@ -77,11 +83,13 @@ class Dispatch:
         self._trace = trace
         self._address_space: OnDemandPages | None = None
         self._failed_faults: dict[int, float] = {}
+        if device.injected is not None:
+            device.injected.strike(device)
         for operation in _DESCRIBE:
             method = getattr(device, operation)
             if device.injected is not None:
                 method = device.injected.around(operation, method)
-            if trace is not None and device.defines(operation):
+            if trace is not None and device.defines(operation) and operation not in _ACCESSES:
                 method = self._traced(operation, method, trace)
             setattr(self, "_" + operation, method)
         self.has_mmap = device.defines("mmap") or device.defines("fault")
@@ -238,10 +246,14 @@ class Dispatch:
 
     async def load(self, file: File, memory: Mappable, count: int, pos: int) -> bytes:
         """``Device.load``, or what is in `memory` (as ``mmap`` answered it): exactly `count` bytes."""
+        load = self._load
         if not self.has_load:
-            return bytes(memory.load(pos, count))
+            await self._bring(file, memory, pos, count)
+            if self.device.injected is None:
+                return _loaded(memory, pos, count)
+            load = self.device.injected.around("load", lambda _, count, pos: _loaded(memory, pos, count))
         try:
-            answer = self._load(file, count, pos)
+            answer = load(file, count, pos)
             if answer.__class__ is types.CoroutineType:
                 answer = await _finish(answer)
             data = bytes(_buffer(answer))
@@ -253,11 +265,25 @@ class Dispatch:
 
     async def store(self, file: File, memory: Mappable, data: bytes, pos: int) -> None:
         """``Device.store``, or into `memory`."""
-        if self.has_store:
-            await self._told("store", self._store, file, data, pos)
-        else:
-            memory.store(pos, memoryview(data))
-            memory.push(pos, len(data))
+        store = self._store
+        if not self.has_store:
+            await self._bring(file, memory, pos, len(data))
+            if self.device.injected is None:
+                _stored(memory, pos, data)
+                return
+            store = self.device.injected.around("store", lambda _, data, pos: _stored(memory, pos, data))
+        await self._told("store", store, file, data, pos)
+
+    def traps(self, pos: int, length: int) -> bool:
+        """``Device.traps``, or there is a fault on purpose that only an access can meet."""
+        injected = self.device.injected
+        return bool(self.device.traps(pos, length) or (injected is not None and injected.need_traps(pos, length)))
+
+    async def _bring(self, file: File, memory: Mappable, pos: int, count: int) -> None:
+        """The pages of these bytes are there, as if the program had faulted on them."""
+        if isinstance(memory, OnDemandPages):
+            for pgoff in range(pos // PAGE_SIZE, (pos + count - 1) // PAGE_SIZE + 1):
+                await self.fault(file, memory, pgoff)
 
     async def _told(self, operation: str, method: Callable[..., Any], file: File, *args: Any) -> None:
         """An operation that answers nothing."""
@@ -300,7 +326,7 @@ class Dispatch:
         """One traceback to the author, of the author's frames if there are any."""
         trail = error.__traceback__
         own = trail
-        while own is not None and own.tb_frame.f_code.co_filename in _OURS:
+        while own is not None and _is_ours(own.tb_frame.f_code.co_filename):
             own = own.tb_next
         if own is None:  # the operation came back with a wrong answer: say which one it was
             code = getattr(getattr(self.device, operation), "__code__", None)
@@ -350,6 +376,21 @@ class Dispatch:
     def _log_line(self, message: str) -> None:
         assert self._trace is not None
         self._trace(Event(time.time(), self.name, 0, 0, "log", message, "", 0, 0.0))
+
+
+def _loaded(memory: Mappable, pos: int, count: int) -> bytes:
+    end = min(pos + count, (pos // PAGE_SIZE + 1) * PAGE_SIZE)
+    data = bytes(memory.load(pos, end - pos))
+    return data if end == pos + count else data + _loaded(memory, end, pos + count - end)
+
+
+def _stored(memory: Mappable, pos: int, data: bytes) -> None:
+    memory.store(pos, memoryview(data))
+    memory.push(pos, len(data))
+
+
+def _is_ours(filename: str) -> bool:
+    return filename in _OURS or filename.startswith(_BETWEEN)
 
 
 def _was_cancelled(error: BaseException | None) -> bool:

@@ -7,30 +7,31 @@
     read#3=EINTR                     the third one; #3- from the third on, #2-5, #10% one in ten, at random
     /dev/uio0:read=delay:20ms        it takes longer; DEVICE may be left out if it is all of them
     load@STATUS=stuck0:3             bit 3 of the register STATUS is always read as 0
-    store@CTRL.MODE=flip:4           a store arrives with bit 4 turned over
+    store@timer.CTRL=flip:4          a store arrives with bit 4 turned over
     load@0x10=value:0xdead           whoever loads at byte 0x10 of the device gets this
     store@0x40-0x7f=SIGBUS           stores there are refused
     fault@0x2000=SIGBUS              the page at byte 0x2000 cannot be had (memory on demand)
 
-OPERATION is one of ``OPERATIONS``. PLACE is a byte of the device, several (FIRST-LAST), or a register by its name; for
-``ioctl`` it is the command. WHAT is an errno; SIGBUS, for what has no errno to give; ``delay:TIME`` (ns, us, ms, s); or
-``value:NUMBER``, ``stuck0:BIT``, ``stuck1:BIT``, ``flip:BIT`` on what the operation answers (for ``write`` and
-``store``: on what it is given). Bits are counted from the least significant of the register, or of the bytes of PLACE,
-or, without a PLACE, of what this call moves. ``load`` and ``store`` are single instructions: a device with such a fault
-is one whose accesses are trapped, and needs `mapdev run`.
+OPERATION is one of ``OPERATIONS``. PLACE is a byte of the device, several (FIRST-LAST), or a register by its name
+(CTRL, timer.CTRL, MATCH[2]); for ``ioctl`` it is the command. WHAT is an errno; SIGBUS, for what has no errno to give;
+``delay:TIME`` (ns, us, ms, s); or ``value:NUMBER``, ``stuck0:BIT``, ``stuck1:BIT``, ``flip:BIT`` on what the operation
+answers (for ``write`` and ``store``: on what it is given). Bits are counted from the least significant of the
+register, or of the bytes of PLACE, or, without a PLACE, of what this call moves. ``load`` and ``store`` are single
+instructions: a device with such a fault is one whose accesses are trapped, and needs `mapdev run`.
 
 The device does not know of it: what it would have answered is computed, unless the call fails before.
 """
 
 import errno
 import inspect
+import logging
 import random
 import re
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from mapdev.errors import UsageError
@@ -49,6 +50,8 @@ OPERATIONS: Final = (
     "load",
     "store",
 )
+
+log = logging.getLogger("mapdev.faults")
 
 _SIGBUS: Final = ("fault", "page_mkwrite", "load", "store")
 _GIVEN: Final = {"write": 0, "store": 0}
@@ -76,9 +79,6 @@ class Place:
 
 _NOWHERE: Final = Place(0, -1)
 
-Registers = Callable[[str], Place]
-"""Where a register is, by its name; raises ``UsageError`` that names those there are."""
-
 
 @dataclass(frozen=True, slots=True)
 class Fault:
@@ -96,6 +96,7 @@ class Fault:
     calls: tuple[int, float] = (1, float("inf"))
     chance: float = 1.0
     device: str = ""
+    text: str = field(default="", compare=False)
 
 
 def parse(text: str) -> Fault:
@@ -112,7 +113,7 @@ def parse(text: str) -> Fault:
         raise UsageError(f"{text!r}: {place} is not a number; registers have names for load and store only")
     calls, chance = _when(match["when"], text)
     kind, number, seconds = _what(match["what"], operation, text)
-    return Fault(operation, kind, number, seconds, place, calls, chance, match["device"] or "")
+    return Fault(operation, kind, number, seconds, place, calls, chance, match["device"] or "", text)
 
 
 def _what(what: str, operation: str, text: str) -> tuple[Kind, int, float]:
@@ -181,7 +182,7 @@ class Faults:
         self._places: dict[Fault, Place | None] = {}
         self._random = random.Random(seed)
         self._lock = threading.Lock()
-        self._registers: Registers | None = None
+        self._device: object | None = None
         for fault in faults:
             self.add(fault)
 
@@ -204,11 +205,18 @@ class Faults:
         with self._lock:
             self._places = {}
 
-    def find_registers(self, registers: Registers) -> None:
-        """For hosts: how the names of registers are found from now on. Raises ``UsageError`` for one that is not."""
-        self._registers = registers
+    def strike(self, device: object) -> None:
+        """For hosts: they are the faults of this device from now on. Raises ``UsageError`` for a register that it has
+        not."""
+        self._device = device
         for fault in tuple(self._places):
             self._places[fault] = self._place(fault)
+
+    def say_unstruck(self) -> None:
+        """To the log: a fault that has never struck has tested nothing."""
+        for fault, times in self.struck.items():
+            if not times:
+                log.warning("the fault %s has never struck", fault.text or fault)
 
     def need_traps(self, pos: int, length: int) -> bool:
         """Whether there is one that single accesses to these bytes would meet."""
@@ -303,8 +311,17 @@ class Faults:
             return None
         place = _bytes(fault.place)
         if place is None:
-            place = _NOWHERE if self._registers is None else self._registers(fault.place)
+            place = _NOWHERE if self._device is None else _register(self._device, fault.place)
         return place
+
+
+def _register(device: object, name: str) -> Place:
+    from mapdev.registers import locate  # a device without registers need not load them
+
+    try:
+        return Place(*locate(device, name))
+    except LookupError as error:
+        raise UsageError(f"{name!r} is no register: {error.args[0]}") from None
 
 
 def _changed(fault: Fault, number: int, bits: int) -> int:
@@ -340,3 +357,16 @@ def _where(operation: str, args: tuple[Any, ...]) -> tuple[int, int]:
         case "mmap":
             return args[0].pgoff * PAGE_SIZE, args[0].length
     return 0, 0
+
+
+def inject(faults: Sequence[Fault], devices: Iterable[str], seed: int = 0) -> dict[str, Faults]:
+    """Device -> its faults, of those that are meant for one or all of `devices`; a device without one is left out.
+
+    Raises ``UsageError`` for a fault of a device that is not there.
+    """
+    names = list(devices)
+    for fault in faults:
+        if fault.device and fault.device not in names:
+            raise UsageError(f"{fault.text!r}: there is no device {fault.device}; there is {', '.join(names)}")
+    chosen = {name: [fault for fault in faults if fault.device in ("", name)] for name in names}
+    return {name: Faults(its, seed=seed) for name, its in chosen.items() if its}

@@ -16,7 +16,7 @@ PROT_NONE, PROT_READ, PROT_WRITE = 0, 1, 2
 MAP_SHARED, MAP_PRIVATE, MAP_FIXED, MAP_ANONYMOUS, MAP_NORESERVE = 0x01, 0x02, 0x10, 0x20, 0x4000
 MS_ASYNC, MS_INVALIDATE, MS_SYNC = 1, 2, 4
 MREMAP_MAYMOVE, MREMAP_FIXED = 1, 2
-MADV_DONTNEED, MADV_COLLAPSE = 4, 25
+MADV_DONTNEED, MADV_DONTFORK, MADV_POPULATE_WRITE, MADV_COLLAPSE = 4, 10, 23, 25
 
 # mount(2), umount2(2)
 MS_BIND, MS_REC, MS_PRIVATE = 4096, 16384, 1 << 18
@@ -31,6 +31,9 @@ _AT_FDCWD, _O_CLOEXEC = -100, 0o2000000
 _FSOPEN_CLOEXEC = _FSMOUNT_CLOEXEC = 1
 # The numbers are the same on every architecture but alpha; glibc has had wrappers since 2.36 only
 _SYS_OPEN_TREE, _SYS_MOVE_MOUNT, _SYS_FSOPEN, _SYS_FSCONFIG, _SYS_FSMOUNT = 428, 429, 430, 431, 432
+
+# Of x86-64, and of the architectures that came later
+_SYS_FINIT_MODULE, _SYS_DELETE_MODULE = (313, 176) if os.uname().machine == "x86_64" else (273, 106)
 
 CLONE_NEWNS, CLONE_NEWUSER = 0x00020000, 0x10000000
 
@@ -163,6 +166,16 @@ def unshare(flags: int) -> None:
 def prctl(option: int, arg2: int = 0, arg3: int = 0, arg4: int = 0, arg5: int = 0) -> int:
     """prctl(2)."""
     return _check(_prctl(option, arg2, arg3, arg4, arg5), "prctl")
+
+
+def finit_module(fd: int, parameters: str = "") -> None:
+    """finit_module(2): load the kernel module in the file `fd`. ENOSYS where the kernel has no modules."""
+    _check(_syscall(_SYS_FINIT_MODULE, _int(fd), parameters.encode(), _int(0)), "finit_module")
+
+
+def delete_module(name: str) -> None:
+    """delete_module(2): unload a kernel module; EWOULDBLOCK if it is in use."""
+    _check(_syscall(_SYS_DELETE_MODULE, name.encode(), _int(os.O_NONBLOCK)), "delete_module")
 
 
 def process_vm_readv(pid: int, addr: int, count: int) -> bytes:

@@ -68,7 +68,7 @@ class _Test:
         busy = [device for program in self.programs for device in program.devices]
         busy += [device for served in self.served for device in served.devices]
         for name, device in devices.items():
-            taken[name] = load(device)[1] if isinstance(device, str) else device
+            taken[name] = load(device, name)[1] if isinstance(device, str) else device
             if any(taken[name] is other for other in busy):
                 raise UsageError(f"the device for {name} is served already: make another one, or end what uses it")
             busy.append(taken[name])
@@ -187,9 +187,9 @@ class MapdevServe:
         __tracebackhide__ = True
         from mapdev.device import Device
         from mapdev.errors import FuseError, HostError
+        from mapdev.hosts.base import Permissions
         from mapdev.hosts.fuse.host import FuseHost
         from mapdev.hosts.fuse.mount import Way, best_way
-        from mapdev.hosts.fuse.nodes import Permissions
         from mapdev.hosts.fuse.session import Mode
 
         if isinstance(devices, Device):
@@ -281,12 +281,13 @@ class MapdevStart:
         self, program: Words, devices: "Mapping[str, Device | str] | None" = None, *,
         files: Mapping[str, str | os.PathLike[str]] | None = None, input: str | None = None,  # noqa: A002
         cwd: str | os.PathLike[str] | None = None, env: Mapping[str, str] | None = None, memory: Memory = "shared",
-        chardev: bool = False,
+        chardev: bool = False, trap: bool = False, faults: Sequence[str] = (),
     ) -> MapdevProgram:  # fmt: skip
         """As ``MapdevRun.__call__``; returns when the program is executed. What still runs when the test ends is
         killed."""
         __tracebackhide__ = True
         from mapdev.errors import HostError, MapdevError, UsageError
+        from mapdev.faults import parse
         from mapdev.hosts.fuse.session import Mode
         from mapdev.run.host import Host, Request
         from mapdev.run.inprocess import Program
@@ -299,7 +300,8 @@ class MapdevStart:
         real = {path: os.fspath(file) for path, file in (files or {}).items()}
         try:
             taken = self._test.take(devices or {})
-            host = Host(Request(taken, real, words, lambda: self._test.trace, chardev, best))
+            host = Host(Request(taken, real, words, lambda: self._test.trace, chardev, best, trap,
+                                faults=[parse(fault) for fault in faults]))  # fmt: skip
         except MapdevError as error:
             raise error.with_traceback(None) from error.__cause__
         try:
@@ -323,14 +325,16 @@ class MapdevRun:
         self, program: Words, devices: "Mapping[str, Device | str] | None" = None, *,
         files: Mapping[str, str | os.PathLike[str]] | None = None, timeout: float = 30,
         input: str | None = None, cwd: str | os.PathLike[str] | None = None,  # noqa: A002
-        env: Mapping[str, str] | None = None, memory: Memory = "shared", chardev: bool = False,
+        env: Mapping[str, str] | None = None, memory: Memory = "shared", chardev: bool = False, trap: bool = False,
+        faults: Sequence[str] = (),
     ) -> "subprocess.CompletedProcess[str]":  # fmt: skip
         """Run `program` (its words) to its end, in a /dev, /proc and /sys of its own.
 
         `devices`: absolute path -> device or TARGET; what the device declares as its surroundings is there, too.
         `files`: absolute path -> a real file or directory to be shown there. `input`, `cwd` and `env` as
         ``subprocess.run`` has them; output is captured as text. `chardev`: stat(2) shows character devices, which
-        devices that have a number imply.
+        devices that have a number imply. `trap`: each load and store comes to ``load`` and ``store``, or is seen in the
+        trace, also where a device does not ask for it. `faults`: what goes wrong on purpose (``mapdev.faults``).
 
         After `timeout` seconds the program, and all that it has started, is killed: ``subprocess.TimeoutExpired``. If
         this machine cannot do it, the test fails with the reason, or is skipped (--mapdev-skip). A wrong request
@@ -338,7 +342,16 @@ class MapdevRun:
         """
         __tracebackhide__ = True
         running = self._start(
-            program, devices, files=files, input=input, cwd=cwd, env=env, memory=memory, chardev=chardev
+            program,
+            devices,
+            files=files,
+            input=input,
+            cwd=cwd,
+            env=env,
+            memory=memory,
+            chardev=chardev,
+            trap=trap,
+            faults=faults,
         )
         return running.wait(timeout)
 

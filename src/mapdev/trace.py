@@ -7,8 +7,9 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, TextIO, TypeAlias
 
@@ -32,6 +33,22 @@ class Event:
     took: float
 
 
+@dataclass(frozen=True, slots=True)
+class Access(Event):
+    """One load or store of a program (``op``): ``args`` says it as people read it.
+
+    ``register``: its name, or empty; ``offset`` in the device and ``width``, in bytes; ``value``: its bytes as a
+    number, the least first; ``pc``: the address of the instruction; ``where``: its place in the source, or empty.
+    """
+
+    register: str
+    offset: int
+    width: int
+    value: int
+    pc: int
+    where: str
+
+
 Trace: TypeAlias = Callable[[Event], None]
 """Where events go. Called from many threads; must not block for long, and must not raise."""
 
@@ -44,7 +61,7 @@ class JsonLines:
         self._file = path.open("a", encoding="utf-8", buffering=1)
 
     def __call__(self, event: Event) -> None:
-        record: dict[str, Any] = {name: getattr(event, name) for name in event.__slots__}
+        record: dict[str, Any] = {field.name: getattr(event, field.name) for field in fields(event)}
         record["took"] = round(event.took, 7)
         self._file.write(json.dumps(record) + "\n")
 
@@ -79,10 +96,27 @@ class Lines:
                 pass  # the reader of the trace is gone; the devices are not
 
 
+def only(trace: Trace, patterns: Sequence[str]) -> Trace:
+    """Let through what one of `patterns` (``*`` and ``?`` as in file names) is the name of: an operation, a register,
+    a device."""
+
+    def filtered(event: Event) -> None:
+        names = [event.op, event.device]
+        if isinstance(event, Access):
+            names += [event.register, f"{event.offset:#x}"]
+        if any(fnmatchcase(name, pattern) for name in names for pattern in patterns):
+            trace(event)
+
+    return filtered
+
+
 def format_event(event: Event) -> str:
     """One line without colours."""
     clock = time.strftime("%H:%M:%S", time.localtime(event.time)) + f".{int(event.time % 1 * 1e6):06d}"
     who = f"{event.device}#{event.file}" if event.file else event.device
     if event.op == "log":
         return f"{clock} {who}: {event.args}"
+    if isinstance(event, Access):
+        failed = f" = {event.result}" if event.result else ""
+        return f"{clock} {who} {event.args}{failed}  {event.where}  [{event.took * 1e6:.0f} us, pid {event.pid}]"
     return f"{clock} {who} {event.op}({event.args}) = {event.result}  [{event.took * 1e6:.0f} us, pid {event.pid}]"

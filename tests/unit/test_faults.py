@@ -2,7 +2,6 @@
 
 import errno
 import time
-from typing import Literal
 
 import pytest
 from hypothesis import given
@@ -10,10 +9,12 @@ from hypothesis import strategies as st
 
 from mapdev.device import Device
 from mapdev.errors import UsageError
-from mapdev.faults import OPERATIONS, Fault, Faults, Place, parse
-from mapdev.file import File
+from mapdev.faults import OPERATIONS, Fault, Faults, parse
+from mapdev.file import File, Vma
 from mapdev.ioctl import IoctlArg
-from mapdev.testing import MemoryHost
+from mapdev.pages import Pages, zeroed_pages
+from mapdev.registers import Register, RegisterArray, RegisterBlock
+from mapdev.testing import BusError, MemoryHost
 
 
 class Counting(Device):
@@ -92,15 +93,49 @@ def test_the_bits_of_a_place_are_wrong_whatever_part_of_it_is_read() -> None:
         assert opened.read(2, 9) == b"\x09\x0a"
 
 
-@given(st.integers(0, 31), st.sampled_from(["stuck0", "stuck1", "flip"]), st.sampled_from(["little", "big"]))
-def test_one_bit_of_a_register_is_wrong(bit: int, kind: str, byteorder: str) -> None:
-    order: Literal["little", "big"] = "big" if byteorder == "big" else "little"
-    device = Counting(f"load@CTRL={kind}:{bit}")
-    device.wrong.find_registers({"CTRL": Place(4, 7, order)}.__getitem__)
-    load = device.wrong.around("load", lambda _file, count, pos: b"\x5a\xa5\x3c\xc3"[pos - 4 :][:count])
-    right = int.from_bytes(b"\x5a\xa5\x3c\xc3", order)
-    wrong = {"stuck0": right & ~(1 << bit), "stuck1": right | 1 << bit, "flip": right ^ 1 << bit}[kind]
-    assert load(None, 4, 4) == wrong.to_bytes(4, order)
+class Chip(RegisterBlock):
+    """Its device is not told of loads."""
+
+    CTRL = Register(0, reset=0xC33CA55A)
+    LEVEL = RegisterArray(4, 3, width=16, byteorder="big", reset=0x1234)
+
+
+class Board(Device):
+    """Plain memory: only its faults need its accesses trapped."""
+
+    def __init__(self, *faults: str) -> None:
+        self.wrong = self.injected = Faults(faults)
+        self.pages = zeroed_pages(2)
+        self.chip = Chip(self.pages)
+
+    def mmap(self, file: File, vma: Vma) -> Pages:  # noqa: ARG002
+        return self.pages
+
+
+@given(st.integers(0, 31), st.sampled_from(["stuck0", "stuck1", "flip"]))
+def test_one_bit_of_a_register_is_wrong(bit: int, kind: str) -> None:
+    with MemoryHost(Board(f"load@CTRL={kind}:{bit}")) as host, host.open() as opened:
+        right = 0xC33CA55A
+        wrong = {"stuck0": right & ~(1 << bit), "stuck1": right | 1 << bit, "flip": right ^ 1 << bit}[kind]
+        assert opened.mmap(4096)[0:4] == wrong.to_bytes(4, "little")
+
+
+def test_elements_of_an_array_and_the_byte_order_of_a_register_are_known() -> None:
+    board = Board(
+        "load@chip.LEVEL[1]=flip:0", "store@LEVEL[2]=value:0xabcd", "load@CTRL#2=SIGBUS", "store@0x1000=EIO"
+    )
+    with MemoryHost(board) as host, host.open() as opened:
+        area = opened.mmap(8192)
+        assert area[4:10] == bytes.fromhex("1234 1235 1234")
+        area[8:10] = bytes(2)
+        assert board.chip.LEVEL[2] == 0xABCD
+        assert area[0:4] == bytes.fromhex("5aa53cc3")
+        with pytest.raises(BusError):
+            area[0:4]
+        with pytest.raises(BusError):
+            area[0x1000:0x1001] = b"x"
+        area[0x1001:0x1002] = b"x"
+    assert sorted(board.wrong.struck.values()) == [1, 1, 1, 1]
 
 
 def test_what_is_written_arrives_wrong() -> None:
@@ -149,11 +184,10 @@ def test_an_open_is_refused_and_what_is_added_later_counts() -> None:
 
 
 def test_a_register_that_is_not_there_is_said() -> None:
-    def unknown(name: str) -> Place:
-        raise UsageError(f"there is no {name}")
-
-    with pytest.raises(UsageError, match="there is no NIX"):
-        Faults(["load@NIX=EIO"]).find_registers(unknown)
+    with pytest.raises(UsageError, match=r"'NIX' is no register: there is CTRL, LEVEL\[0\]"):
+        MemoryHost(Board("load@NIX=EIO"))
+    with pytest.raises(UsageError, match="'CTRL' is no register: there is none"):
+        MemoryHost(Counting("load@CTRL=EIO"))
 
 
 @pytest.mark.parametrize(

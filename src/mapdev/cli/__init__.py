@@ -11,7 +11,9 @@ from mapdev.errors import MapdevError
 _COMMANDS = {
     "demo": "serve lkmc_mmap and run its two-mappings test against it",
     "devices": "list the built-in devices",
+    "module": "build, load and look at the kernel module",
     "pagemap": "show what physical page is behind an address of a process",
+    "registers": "show the registers that a file describes",
     "run": "run a program with devices that only it can see",
     "serve": "serve devices as files of a directory",
     "verify": "check how a mapping of a path behaves",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from mapdev.errors import HostError
+from mapdev.errors import FuseError, HostError
 from mapdev.trace import Event, format_event
 
 _TIMEOUT = 60
@@ -19,18 +19,46 @@ _TIMEOUT = 60
 @click.command()
 @click.option("--memory", type=click.Choice(["shared", "on-demand"]), default="shared",
               help="How the test gets at the device's page; default: the best way there is.")  # fmt: skip
-def command(memory: str) -> None:
+@click.option("--host", "host_name", type=click.Choice(["fuse", "kernel"]), default="fuse",
+              help="kernel: by the kernel module, as /proc/lkmc_mmap (see `mapdev module`).")  # fmt: skip
+def command(memory: str, host_name: str) -> None:
     """Serve lkmc_mmap from Python, and run its two-mappings test against it in another process.
 
     \b
     Example:  mapdev demo
               sudo mapdev demo          as root physical addresses are seen too
+              sudo mapdev demo --host kernel
     """
+    events: list[Event] = []
+    if host_name == "kernel":
+        _by_module(events)
+        return
+    try:
+        _by_fuse(events, memory)
+    except FuseError as error:
+        if not (Path(__file__).parents[3] / "lab" / "boot.py").exists():
+            raise
+        raise FuseError(f"{error}; or `make demo-kernel`, in a virtual machine") from None
+
+
+def _by_module(events: list[Event]) -> None:
+    from mapdev.devices import LkmcMmap
+    from mapdev.hosts.kmod.host import KmodHost
+
+    with KmodHost({"lkmc_mmap": LkmcMmap()}, proc=True, trace=events.append) as host:
+        path = host.served[0].path
+        click.echo(f"A device written in Python is served as {path} by the kernel module (zero-copy:")
+        click.echo(f"programs map the very page that Python has). This is Linux {os.uname().release}.")
+        click.echo("Another process opens it, maps it twice, and looks:\n")
+        addresses = _client(Path(path))
+    _tell(events, addresses, True)
+
+
+def _by_fuse(events: list[Event], memory: str) -> None:
     from mapdev.devices import LkmcMmap
     from mapdev.hosts.fuse.host import FuseHost
     from mapdev.hosts.fuse.session import Mode
 
-    events: list[Event] = []
     best = Mode.SHARED if memory == "shared" else Mode.ON_DEMAND
     with (
         tempfile.TemporaryDirectory(prefix="mapdev-demo-") as directory,
@@ -40,12 +68,16 @@ def command(memory: str) -> None:
         click.echo(f"{host.mode.meaning}).")
         click.echo("Another process opens it, maps it twice, and looks:\n")
         addresses = _client(Path(directory) / "lkmc_mmap")
+    _tell(events, addresses, host.mode is Mode.SHARED)
+
+
+def _tell(events: list[Event], addresses: list[int | None], shared: bool) -> None:
     # the host has closed: the last callback, release, is in the trace too
     click.echo("\nMeanwhile, the callbacks of the device:\n")
     for event in events:
         click.echo("     " + format_event(event))
     click.echo("")
-    click.echo(_verdict(addresses, events, host.mode is Mode.SHARED))
+    click.echo(_verdict(addresses, events, shared))
 
 
 def _client(path: Path) -> list[int | None]:

@@ -20,11 +20,20 @@ from mapdev.errors import UsageError
 @click.option("--trace", is_flag=True, help="Show each callback as it happens, on standard error.")
 @click.option("--trace-file", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False),
               help="Append each callback to FILE as a line of JSON.")  # fmt: skip
+@click.option("--trap", is_flag=True, help="Let every load and store of mapped devices come here, also where the "
+              "device does not ask for it: --trace then shows each. Costs microseconds an access.")  # fmt: skip
+@click.option("--trace-only", metavar="PATTERN", multiple=True, help="Of the trace, only what is called so: a "
+              "register, an operation (store), a device; * and ? as in file names. May be repeated.")  # fmt: skip
+@click.option("--count", is_flag=True, help="At the end, a table on standard error: loads and stores by register.")
+@click.option("--fault", "faults", metavar="SPEC", multiple=True, help="What goes wrong on purpose: read#3=EIO, "
+              "ioctl@0x4600=EFAULT, load@STATUS=stuck0:3 (see docs/faults.md). May be repeated.")  # fmt: skip
+@click.option("--fault-seed", metavar="N", type=int, default=0, help="Of the faults that strike at random.")
 @click.option("--memory", type=click.Choice(["shared", "on-demand"]), default="shared",
               help="How the program gets at the memory: the best way to try; default: the best there is.")  # fmt: skip
 @click.argument("program", metavar="PROGRAM [ARGS]...", nargs=-1, required=True, type=click.UNPROCESSED)
 def command(
-    devices: tuple[str, ...], files: tuple[str, ...], chardev: bool, trace: bool, trace_file: Path | None, memory: str,
+    devices: tuple[str, ...], files: tuple[str, ...], chardev: bool, trace: bool, trace_file: Path | None, trap: bool,
+    trace_only: tuple[str, ...], count: bool, faults: tuple[str, ...], fault_seed: int, memory: str,
     program: tuple[str, ...],
 ) -> None:  # fmt: skip
     """Run PROGRAM with devices that only it can see. No root needed.
@@ -33,19 +42,24 @@ def command(
 
     \b
     Example:  mapdev run --device /dev/uio0=timer.py:Timer -- ./driver --verbose
-              mapdev run --device /proc/lkmc_mmap=lkmc_mmap -- cat /proc/lkmc_mmap
+              mapdev run --trap --trace --device /dev/mem0=ram:64K -- ./driver
+              mapdev run --device /proc/lkmc_mmap=lkmc_mmap --fault read#2=EIO -- cat /proc/lkmc_mmap
     """
     from mapdev.cli.tracing import make_trace
+    from mapdev.faults import parse
     from mapdev.hosts.fuse.session import Mode
     from mapdev.run.host import Request
     from mapdev.run.launcher import run
 
     logging.basicConfig(format="%(name)s: %(message)s", level=logging.WARNING)
+    if trace_only and not trace and trace_file is None:
+        raise UsageError("--trace-only needs a trace: add --trace or --trace-file FILE")
     if not devices and not files:
         raise UsageError("nothing to run it with: name a device (--device PATH=TARGET) or a file (--file PATH=FILE)")
     best = Mode.SHARED if memory == "shared" else Mode.ON_DEMAND
     request = Request(_pairs("--device", devices), _pairs("--file", files), list(program),
-                      partial(make_trace, trace, trace_file), chardev, best)  # fmt: skip
+                      partial(make_trace, trace, trace_file, trace_only), chardev, best, trap, count,
+                      [parse(fault) for fault in faults], fault_seed)  # fmt: skip
     sys.exit(run(request))
 
 

@@ -1,13 +1,19 @@
 """The options --trace and --trace-file, which several commands have."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from mapdev.errors import UsageError
-from mapdev.trace import Event, JsonLines, Lines, Trace
+from mapdev.trace import Event, JsonLines, Lines, Trace, only
 
 
-def make_trace(lines: bool, file: Path | None) -> Trace | None:
-    """Where events go. Raises ``UsageError`` if `file` cannot be written."""
+def make_trace(lines: bool, file: Path | None, patterns: Sequence[str] = ()) -> Trace | None:
+    """Where events go, all or those of `patterns`. Raises ``UsageError`` if `file` cannot be written."""
+    made = _make(lines, file)
+    return only(made, patterns) if made is not None and patterns else made
+
+
+def _make(lines: bool, file: Path | None) -> Trace | None:
     shown = Lines() if lines else None
     if file is None:
         return shown

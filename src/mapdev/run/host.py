@@ -4,29 +4,40 @@ import os
 import socket
 import stat
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mapdev.device import Device
 from mapdev.dispatch import Dispatch
 from mapdev.errors import HostError, UsageError
+from mapdev.hosts.base import Permissions, raise_file_limit
 from mapdev.hosts.fuse.channel import Channel
-from mapdev.hosts.fuse.host import raise_file_limit
-from mapdev.hosts.fuse.nodes import Nodes, Permissions
+from mapdev.hosts.fuse.nodes import Nodes
 from mapdev.hosts.fuse.session import Mode, Session
 from mapdev.hosts.fuse.tree import DeviceEntry, Entry, Symlink, attribute_entry
+from mapdev.libc import PAGE_SIZE
 from mapdev.run.plan import Plan, plan
+from mapdev.run.trap import check_available
 from mapdev.surroundings import Surrounding
 from mapdev.surroundings import Symlink as DeclaredSymlink
 from mapdev.targets import load
 from mapdev.trace import Trace
 
 if TYPE_CHECKING:
+    from mapdev.faults import Fault, Faults
     from mapdev.run.chardev import Supervisor
+    from mapdev.run.trap.report import Report
+    from mapdev.run.trap.tracer import Tracer
 
 _EXPERIMENTAL = 240
 """The first major number that Documentation/admin-guide/devices.txt keeps for local use."""
+
+_ASKED = 1 << 22
+"""The first bytes of a device of which it is asked, page by page, whether it wants them trapped."""
+
+_END_TIMEOUT = 5.0
+"""Seconds for the tracer to end after the last process of the namespace."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +46,8 @@ class Request:
 
     ``devices``: absolute path -> TARGET, or a device; ``files``: absolute path -> a real file or directory to be shown
     there; ``trace``: makes the trace, in the host; ``look``: stat(2) shows character devices (implied by a device with
-    ``devt``).
+    ``devt``). ``trap``: every access to mapped memory is trapped, not only where a device asks for it; ``count``:
+    accesses are counted, and a table of them is printed at the end. ``faults``: what goes wrong on purpose.
     """
 
     devices: Mapping[str, str | Device]
@@ -44,6 +56,10 @@ class Request:
     trace: Callable[[], Trace | None]
     look: bool = False
     mode: Mode = Mode.SHARED
+    trap: bool = False
+    count: bool = False
+    faults: "Sequence[Fault]" = ()
+    seed: int = 0
 
 
 class Host:
@@ -55,10 +71,14 @@ class Host:
         self._devices: list[DeviceEntry] = []
         self._channel: Channel | None = None
         self._supervisor: Supervisor | None = None
+        self._report: Report | None = None
+        self.tracer: Tracer | None = None
         trace = request.trace()
+        injected = _injected(request)
         fakes: dict[str, Entry] = {}
         for path, target in request.devices.items():
-            device = load(target)[1] if isinstance(target, str) else target
+            device = load(target, path)[1] if isinstance(target, str) else target
+            device.injected = injected.get(path, device.injected)
             entry = DeviceEntry(Dispatch(device, path, trace))
             self._devices.append(entry)
             _put(fakes, path, entry)
@@ -73,6 +93,16 @@ class Host:
         if self.plan.look:
             for entry in self._devices:
                 entry.listed_kind = stat.S_IFCHR
+        for entry in self._devices:
+            some, everywhere = _traps(entry.dispatch)
+            # one that is trapped here and mapped there needs its memory to be shared
+            entry.trapped = request.trap or everywhere
+            self.plan.trap |= request.trap or some
+        if self.plan.trap:
+            check_available()
+            from mapdev.run.trap.report import make_report
+
+            self._report = make_report(trace, request.count)
 
     def serve(self, child: socket.socket) -> None:
         """``begin``, and wait until the namespace is gone."""
@@ -100,6 +130,8 @@ class Host:
         child.sendall(b"ready")
         if self.plan.look:
             self._look(child, nodes)
+        if self.plan.trap:
+            self._trap(child, session)
 
     def wait(self, timeout: float | None = None) -> bool:
         """Block until the last process of the namespace is gone; False after `timeout` seconds."""
@@ -112,6 +144,14 @@ class Host:
         if self._channel is not None:
             self._channel.close()
             self._channel = None
+        if self.tracer is not None:
+            self.tracer.close(_END_TIMEOUT)
+            self.tracer = None
+            if self._report is not None:
+                self._report.end()
+        for entry in self._devices:
+            if self._request.faults and entry.dispatch.device.injected is not None:
+                entry.dispatch.device.injected.say_unstruck()
 
     def _look(self, child: socket.socket, nodes: Nodes) -> None:
         from mapdev.run.chardev import Supervisor
@@ -128,11 +168,51 @@ class Host:
         self._supervisor.start()
         child.sendall(b"looking")
 
+    def _trap(self, child: socket.socket, session: Session) -> None:
+        from mapdev.run.program import TRACE_ME, send
+        from mapdev.run.trap.blocks import Blocks
+        from mapdev.run.trap.tracer import Tracer
+
+        message = child.recv(TRACE_ME.size, socket.MSG_WAITALL)
+        if len(message) < TRACE_ME.size:
+            return
+        pid, st_dev = TRACE_ME.unpack(message)
+        seen = self._report.seen if self._report is not None else None
+        tracer = Tracer(pid, lambda: Blocks(session, self._devices, st_dev, self._request.trap), seen)
+        try:
+            tracer.start()
+        except HostError as error:
+            send(child, error)
+            return
+        self.tracer = tracer
+        send(child, True)
+
+
+def _injected(request: Request) -> "dict[str, Faults]":
+    if not request.faults:
+        return {}
+    from mapdev.faults import inject
+
+    return inject(request.faults, request.devices, request.seed)
+
 
 def _put(fakes: dict[str, Entry], path: str, entry: Entry) -> None:
     if path in fakes:
         raise UsageError(f"{path} is wanted twice: by two devices, or as one and among the surroundings of another")
     fakes[path] = entry
+
+
+def _traps(dispatch: Dispatch) -> tuple[bool, bool]:
+    """Whether a device wants accesses to be trapped: to some of its pages, to all of them."""
+    device = dispatch.device
+    size = device.size or PAGE_SIZE
+    try:
+        if not device.defines("traps") and device.injected is None:
+            return device.traps(0, size), device.traps(0, size)
+        pages = [dispatch.traps(pos, PAGE_SIZE) for pos in range(0, min(size, _ASKED), PAGE_SIZE)]
+        return any(pages) or dispatch.traps(0, size), all(pages) and size <= _ASKED
+    except Exception as error:
+        raise HostError(f"{dispatch.name}: traps() failed: {type(error).__name__}: {error}") from error
 
 
 def _surroundings(device: Device, path: str) -> list[tuple[str, Surrounding]]:

@@ -5,6 +5,7 @@ The program is started anew and not forked, since this process may have threads.
 """
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -12,17 +13,43 @@ import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from mapdev.errors import HostError
 from mapdev.run import namespace, program
 from mapdev.run.host import Host
+
+if TYPE_CHECKING:
+    from mapdev.run.trap.tracer import Tracer
 
 _START_TIMEOUT: Final = 30.0
 _END_TIMEOUT: Final = 5.0
 # without site-packages it is this mapdev that is imported, and no module of the test's can be in the way
 _BECOME: Final = "import sys; sys.path.append(sys.argv[1]); from mapdev.run.program import main; main()"
 _PACKAGES: Final = str(Path(__file__).parents[2])
+
+
+class _Process(subprocess.Popen[str]):
+    """The program. If it is traced from here, it is the tracer who hears how it ended, and waitpid(2) of others would
+    take its stops away."""
+
+    tracer: "Tracer | None" = None
+
+    def poll(self) -> int | None:
+        if self.tracer is None:
+            return super().poll()
+        if self.returncode is None and self.tracer.ended.is_set():
+            status = self.tracer.status
+            self.returncode = -signal.SIGKILL if status is None else os.waitstatus_to_exitcode(status)
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        if self.tracer is None:
+            return super().wait(timeout)
+        if not self.tracer.ended.wait(timeout):
+            assert timeout is not None
+            raise subprocess.TimeoutExpired(self.args, timeout)
+        return self.poll() or 0
 
 
 class Program:
@@ -53,7 +80,7 @@ class Program:
         reading, writing = os.pipe2(os.O_CLOEXEC)
         with ours, os.fdopen(reading, "rb") as report:
             with theirs, os.fdopen(writing, "wb"):
-                self.process = subprocess.Popen(
+                self.process = _Process(
                     [sys.executable, "-I", "-S", "-c", _BECOME, _PACKAGES,
                      str(os.getpid()), str(theirs.fileno()), str(writing)],
                     stdin=subprocess.DEVNULL if input is None else subprocess.PIPE, stdout=subprocess.PIPE,
@@ -81,6 +108,7 @@ class Program:
         try:
             program.send(ours, order)
             self._host.begin(ours)
+            self.process.tracer = self._host.tracer
             _, pins, *_ = socket.recv_fds(ours, 3, 1)
         except OSError as error:
             raise HostError(f"the devices cannot be served: {error}") from error

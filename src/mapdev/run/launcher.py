@@ -32,11 +32,12 @@ _ALL = signal.valid_signals()
 class _Processes:
     """The children of the launcher: pids (0 when they are gone), how the program ended, its mount namespace.
 
-    ``needs_host``: the program cannot be without it.
+    ``needs_host``: the program cannot be without it. ``host_failed``: it did not end by itself.
     """
 
     host: int
     needs_host: bool = True
+    host_failed: bool = False
     program: int = 0
     namespace: str = ""
     status: int | None = None
@@ -158,6 +159,8 @@ def _wait(processes: _Processes) -> int:
         if processes.host and namespace.members(processes.namespace):
             processes.host = 0  # it goes on for a daemon
     code = os.waitstatus_to_exitcode(processes.status)
+    if processes.host_failed and code == -signal.SIGKILL:  # of what is traced the kernel kills the program by itself
+        raise HostError("the host of the devices has died, and the program was ended with it")
     if code < 0:
         _die_of(-code)
     return code
@@ -172,7 +175,7 @@ def _reap(processes: _Processes) -> None:
         if not pid:
             return
         if pid == processes.host and not os.WIFSTOPPED(status):
-            processes.host = 0
+            processes.host, processes.host_failed = 0, status != 0
         elif pid == processes.program and os.WIFSTOPPED(status):
             os.kill(os.getpid(), signal.SIGSTOP)  # so that the shell takes the terminal back
             with suppress(ProcessLookupError):

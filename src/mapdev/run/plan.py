@@ -51,18 +51,19 @@ class Over:
 class Plan:
     """All of it. ``root``: the tree that the FUSE mount serves; ``unions`` from the outermost to the innermost.
 
-    ``look``: stat(2) has to show character devices.
+    ``look``: stat(2) has to show character devices. ``trap``: the program is traced, for its loads and stores.
     """
 
     root: Directory
     unions: list[Union]
     overs: list[Over]
     look: bool = False
+    trap: bool = False
 
     def mounts_only(self) -> "Plan":
         """Without the tree: what the child needs, and what can be sent to it."""
         unions = [replace(union, directory=Directory()) for union in self.unions]
-        return Plan(Directory(), unions, self.overs, self.look)
+        return Plan(Directory(), unions, self.overs, self.look, self.trap)
 
 
 class ProcUnion(Directory):

@@ -22,6 +22,8 @@ from mapdev.run import namespace
 from mapdev.run.plan import Plan
 
 _LENGTH: Final = struct.Struct("=Q")
+TRACE_ME: Final = struct.Struct("=QQ")
+"""The pid of what becomes the program, and the device number (st_dev) of the FUSE mount."""
 
 
 class NotStarted(MapdevError):  # noqa: N818 - as a shell puts it
@@ -81,6 +83,8 @@ def become(order: Order, host: socket.socket, report: int, mask: Iterable[int], 
         number = _enter(order.plan, host)
         if order.plan.look:
             _send_listener(host, number)
+        if order.plan.trap:
+            _be_traced(host, number)
         if pin:
             mounts = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
             socket.send_fds(host, [b"mnt"], [mounts])
@@ -149,6 +153,21 @@ def _send_listener(host: socket.socket, st_dev: int) -> None:
     os.close(listener)
     if host.recv(7) != b"looking":
         raise HostError("the host of the devices has ended")
+
+
+def _be_traced(host: socket.socket, st_dev: int) -> None:
+    from mapdev.run.trap import filter as calls
+
+    host.sendall(TRACE_ME.pack(os.getpid(), st_dev))
+    refused = receive(host)
+    if isinstance(refused, MapdevError):
+        raise refused
+    if refused is not True:
+        raise HostError("the host of the devices has ended")
+    try:
+        calls.install()
+    except OSError as error:
+        raise HostError(f"accesses cannot be trapped: seccomp filters are forbidden here: {error}") from error
 
 
 def _execute(program: list[str], environment: dict[bytes, bytes]) -> NoReturn:

@@ -334,17 +334,32 @@ def install_filter() -> int:
     # Linux 5.6 has it: later than all that else is needed
     os.close(openat2(AT_FDCWD, b"/", os.O_PATH | os.O_CLOEXEC, 0))
     code = filter_program()
+    libc.prctl(_PR_SET_NO_NEW_PRIVS, 1)
+    flags = _FLAG_NEW_LISTENER
+    # Linux 5.19: a signal does not end a call that is being answered already; stat(2) must not fail with EINTR
+    try:
+        return _install(code, flags | _FLAG_WAIT_KILLABLE_RECV)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+    return _install(code, flags)
+
+
+def install_tracing_filter(code: bytes) -> None:
+    """Set a filter without a listener, for the calling process and all it will start. EINVAL, ENOSYS: no seccomp."""
+    try:
+        _install(code, 0)
+    except PermissionError:  # without CAP_SYS_ADMIN in its user namespace: then with no_new_privs
+        libc.prctl(_PR_SET_NO_NEW_PRIVS, 1)
+        _install(code, 0)
+
+
+def _install(code: bytes, flags: int) -> int:
     buffer = ctypes.create_string_buffer(code, len(code))
     fprog = _SockFprog(len(code) // INSTRUCTION.size, ctypes.addressof(buffer))
-    libc.prctl(_PR_SET_NO_NEW_PRIVS, 1)
     # without SPEC_ALLOW, kernels before 5.16 slow down all that the program does
-    flags = _FLAG_NEW_LISTENER | _FLAG_SPEC_ALLOW
-    call = (_SYS_SECCOMP, _SECCOMP_SET_MODE_FILTER)
-    # Linux 5.19: a signal does not end a call that is being answered already; stat(2) must not fail with EINTR
-    listener = _seccomp(*call, flags | _FLAG_WAIT_KILLABLE_RECV, ctypes.byref(fprog))
-    if listener < 0 and ctypes.get_errno() == errno.EINVAL:
-        listener = _seccomp(*call, flags, ctypes.byref(fprog))
-    return _check(listener, "seccomp")
+    call = (_SYS_SECCOMP, _SECCOMP_SET_MODE_FILTER, flags | _FLAG_SPEC_ALLOW)
+    return _check(_seccomp(*call, ctypes.byref(fprog)), "seccomp")
 
 
 def openat2(dirfd: int, path: bytes, flags: int, resolve: int) -> int:

@@ -1,9 +1,7 @@
-"""The descriptor of /dev/fuse: requests read, replies and notifications written, by threads.
+"""The descriptor of /dev/fuse: requests read, replies and notifications written, by threads (see ``workers.py``).
 
-A thread reads a request, answers it, reads the next. Whenever the last idle thread takes a request, one more is
-started:
-an operation that blocks, or a notification that waits for a page that is being faulted in, never leaves
-nobody to answer. ``async def`` operations go on in one event loop, in a thread of its own, and hold no thread.
+There is always a thread that reads: not only an operation can block, also a notification that waits for a page that
+is being faulted in.
 """
 
 import errno
@@ -14,26 +12,18 @@ import os
 import queue
 import sys
 import threading
-import time
-import weakref
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from mapdev import file as device_file
 from mapdev.dispatch import start
 from mapdev.hosts.fuse import wire
 from mapdev.hosts.fuse.session import Body, Mode, Request, Session
 from mapdev.hosts.fuse.wire import Init, Notify, Opcode
-
-if TYPE_CHECKING:
-    from mapdev.hosts.loop import EventLoop
+from mapdev.hosts.workers import Loop, Workers, leave_to_parent
 
 log = logging.getLogger("mapdev.fuse")
 
-_IDLE_THREADS: Final = 3
-"""More idle ones than this end: two always read, and one is spared the churn."""
-_MAX_THREADS: Final = 512
-"""Plain operations that can block at the same time; one more is refused with EBUSY."""
 _MAX_BACKGROUND: Final = 256
 """Page cache requests that the kernel sends at once; a fault that blocks holds one."""
 _RETRIEVE_TIMEOUT: Final = 10.0
@@ -51,18 +41,6 @@ class _Thread(threading.local):
     after: list[Callable[[], None]] | None = None
 
 
-_channels: "weakref.WeakSet[Channel]" = weakref.WeakSet()
-
-
-def _leave_to_parent() -> None:
-    """A child that a device forks must not have the descriptor: without the host, its programs would wait for ever."""
-    for channel in tuple(_channels):
-        channel.close_fd()
-
-
-os.register_at_fork(after_in_child=_leave_to_parent)
-
-
 class Channel:
     """One open of /dev/fuse. Implements ``Kernel`` for the session that it serves."""
 
@@ -73,17 +51,16 @@ class Channel:
         self._fd = fd
         self._local = _Thread()
         self._lock = threading.Lock()
-        self._threads: set[threading.Thread] = set()
-        self._idle = 0
+        self._workers = Workers("mapdev-fuse", wire.BUFFER_SIZE, self._read, self._take, self._ended)
         self._ready = threading.Event()
         self._gone = threading.Event()
         self._requests: dict[int, Request] = {}
         self._interrupted: dict[int, Request] = {}
         self._retrieving: dict[int, queue.SimpleQueue[bytes]] = {}
         self._last_retrieve = 0
-        self._loop: EventLoop | None = None
+        self._loop = Loop()
         self._max_readahead = 1 << 20
-        _channels.add(self)
+        leave_to_parent(self)
         self._control: dict[int, Callable[[int, memoryview], None]] = {
             Opcode.INIT: self._init,
             Opcode.INTERRUPT: self._interrupt,
@@ -98,7 +75,7 @@ class Channel:
         """
         self._session = session
         self._max_readahead = max_readahead
-        if not self._spawn():
+        if not self._workers.spawn():
             raise OSError(errno.EAGAIN, "no thread can be started")
         if not self._ready.wait(10):
             raise TimeoutError("the kernel does not begin to talk on /dev/fuse")
@@ -119,31 +96,25 @@ class Channel:
         Programs that still have files open keep a lazily unmounted connection alive: their threads are left behind,
         and the descriptor with them, until the process ends.
         """
-        current = threading.current_thread()
         for request in tuple(self._requests.values()):
             device_file.interrupt(request)
-        until = time.monotonic() + timeout
-        with self._lock:
-            threads = tuple(self._threads)
-        for thread in threads:
-            if thread is not current:
-                thread.join(max(0, until - time.monotonic()))
-        ended = self._loop is None or self._loop.cancel_all()
+        self._workers.join(timeout)
+        ended = self._loop.made is None or self._loop.made.cancel_all()
         released = threading.Event()
 
         async def release() -> None:
             await self._session.close()
             released.set()
 
-        start(release(), self._run_in_loop)
+        start(release(), self._loop.run)
         if not released.wait(_CLOSE_TIMEOUT):
             log.error("the release of a file does not end; it is left behind")
-        if self._loop is not None and ended:
-            self._loop.close()
+        if self._loop.made is not None and ended:
+            self._loop.made.close()
         if self.unmappable is not None:
             os.close(self.unmappable)
             self.unmappable = None
-        if ended and not self._threads - {current}:
+        if ended and self._workers.join(0):
             self.close_fd()
 
     def close_fd(self) -> None:
@@ -154,49 +125,24 @@ class Channel:
 
     # -- the threads --------------------------------------------------------------------------------------
 
-    def _spawn(self) -> bool:
-        """One more thread that reads; False if there can be no more."""
-        with self._lock:
-            if len(self._threads) >= _MAX_THREADS:
-                return False
+    def _read(self, buffer: mmap.mmap) -> memoryview | None:
+        while True:
             try:
-                buffer = mmap.mmap(-1, wire.BUFFER_SIZE)  # unlike a bytearray, it takes memory as far as it is used
-                thread = threading.Thread(target=self._work, args=(buffer,), name="mapdev-fuse", daemon=True)
-                thread.start()  # with the lock: who takes the threads to join them finds none that has not begun
-            except (RuntimeError, MemoryError, OSError):  # a limit of processes, or of memory
-                return False
-            self._threads.add(thread)
-            self._idle += 1
-            return True
+                return memoryview(buffer)[: os.readv(self._fd, [buffer])]
+            except OSError as error:
+                if error.errno not in _READ_AGAIN:
+                    return None  # ENODEV: unmounted or aborted
 
-    def _work(self, buffer: mmap.mmap) -> None:
-        local, lock, fd = self._local, self._lock, self._fd
-        into, view = [buffer], memoryview(buffer)
-        try:
-            while True:
-                try:
-                    count = os.readv(fd, into)
-                except OSError as error:
-                    if error.errno in _READ_AGAIN:
-                        continue
-                    break  # ENODEV: unmounted or aborted
-                with lock:
-                    self._idle -= 1
-                    alone = self._idle == 0
-                local.after = []
-                self._take(view[:count], refuse=alone and not self._spawn())
-                local.after = None
-                with lock:
-                    if self._idle >= _IDLE_THREADS:
-                        return
-                    self._idle += 1
-            self._gone.set()
-            self._ready.set()
-        finally:
-            with lock:
-                self._threads.discard(threading.current_thread())
+    def _ended(self) -> None:
+        self._gone.set()
+        self._ready.set()
 
     def _take(self, data: memoryview, refuse: bool) -> None:
+        self._local.after = []
+        self._take_one(data, refuse)
+        self._local.after = None
+
+    def _take_one(self, data: memoryview, refuse: bool) -> None:
         try:
             header = wire.parse_header(data)
         except wire.ProtocolError as error:
@@ -245,21 +191,13 @@ class Channel:
         """Send the notifications that waited for the end of an operation."""
         after = self._local.after
         if after is None:
-            assert self._loop is not None
-            await self._loop.pushed()
+            assert self._loop.made is not None
+            await self._loop.made.pushed()
         while after:
             after.pop(0)()
 
     def _finish_in_loop(self, request: Request, work: Coroutine[Any, Any, None]) -> None:
         request.body = memoryview(b"")  # it has been read, and the buffer is this thread's, which goes on
-        self._run_in_loop(work, request)
-
-    def _run_in_loop(self, work: Coroutine[Any, Any, None], request: Request | None = None) -> None:
-        with self._lock:
-            if self._loop is None:
-                from mapdev.hosts.loop import EventLoop  # asyncio takes long to load, and most devices need none
-
-                self._loop = EventLoop()
         self._loop.run(work, request)
 
     def _reply(self, unique: int, number: int, body: Body) -> None:
@@ -299,8 +237,7 @@ class Channel:
             self._reply(own, errno.EAGAIN, b"")
             return
         device_file.interrupt(request)
-        if request.task is not None and self._loop is not None:
-            self._loop.cancel(request)
+        self._loop.cancel(request)
         with self._lock:
             first = not self._interrupted
             self._interrupted[unique] = request
@@ -367,8 +304,8 @@ class Channel:
         after = self._local.after
         if after is not None:
             after.append(work)
-        elif self._loop is not None and self._loop.is_current():
-            self._loop.push(work)
+        elif self._loop.made is not None and self._loop.made.is_current():
+            self._loop.made.push(work)
         else:
             work()
 

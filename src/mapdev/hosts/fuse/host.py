@@ -1,17 +1,16 @@
 """``FuseHost``: devices served as the files of a directory, put together from mount, channel and session."""
 
-import contextlib
 import os
-import resource
 from pathlib import Path
 from typing import Self
 
 from mapdev.device import Device
 from mapdev.dispatch import Dispatch
 from mapdev.errors import HostError, UsageError
+from mapdev.hosts.base import Permissions, raise_file_limit
 from mapdev.hosts.fuse.channel import Channel
 from mapdev.hosts.fuse.mount import Way, mount
-from mapdev.hosts.fuse.nodes import Nodes, Permissions
+from mapdev.hosts.fuse.nodes import Nodes
 from mapdev.hosts.fuse.session import Mode, Session
 from mapdev.hosts.fuse.tree import DeviceEntry, Directory
 from mapdev.trace import Trace
@@ -92,10 +91,3 @@ class FuseHost:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def raise_file_limit(spare: int = 16) -> None:
-    """Every open of a device with memory of its own takes two descriptors here; `spare` ones are for unmounting."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard - spare if hard > spare else hard, hard))

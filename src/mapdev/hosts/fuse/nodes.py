@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from mapdev.file import File
+from mapdev.hosts.base import Permissions
 from mapdev.hosts.fuse.pagecache import PageCache
 from mapdev.hosts.fuse.tree import DeviceEntry, Directory, Entry, Memory, Placeholder, Symlink
 from mapdev.hosts.fuse.wire import ROOT_ID, Attr
@@ -61,15 +62,6 @@ class OpenFile:
     direct: bool = True
     passthrough: bool = False
     handles: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Permissions:
-    """Of every device file of the mount: permission bits, owner, group."""
-
-    mode: int
-    uid: int
-    gid: int
 
 
 class Nodes:

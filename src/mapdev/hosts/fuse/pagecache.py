@@ -122,6 +122,9 @@ class PageCache:
             first, last = offset // PAGE_SIZE, -(-(offset + length) // PAGE_SIZE)
             self.handed -= {page for page in self.handed.copy() if first <= page < last}
 
+    def write_protect(self, offset: int, length: int) -> None:
+        """FUSE does not tell of stores."""
+
     def _runs(self, offset: int, length: int, most: int) -> Iterator[tuple[int, int]]:
         """The bytes of the range that the kernel may have, as (start, stop), each of at most `most` bytes."""
         first, last = offset // PAGE_SIZE, -(-(offset + length) // PAGE_SIZE)

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 Body = bytes | bytearray | memoryview
 
+IDENTIFY: Final = 0xD701
+"""An ioctl that ``Session.tracer`` makes on a descriptor to learn which open file it is: the answer is its handle."""
+
 
 class Mode(Enum):
     """How programs get at a device's memory; the value is what people read."""
@@ -81,6 +84,8 @@ class Session:
     def __init__(self, nodes: Nodes, kernel: Kernel, mode: Mode = Mode.ON_DEMAND) -> None:
         self.nodes = nodes
         self.mode = mode
+        self.tracer = 0
+        """The thread of this process that may ask by IDENTIFY; 0: none."""
         self._kernel = kernel
         self._handlers: dict[int, Callable[[Request], Awaitable[Body]]] = {
             Opcode.LOOKUP: self._lookup,
@@ -293,7 +298,8 @@ class Session:
         if memory is node.memory and (node.backing_id or node.cache is not None):
             return
         self._unmap(node)
-        if self.mode is Mode.SHARED:
+        trapped = isinstance(node.entry, DeviceEntry) and node.entry.trapped
+        if self.mode is Mode.SHARED and not (trapped and memory is not None):
             fd = memory.fd if isinstance(memory, Pages) else None
             if memory is None and file.seekable and not file.stream:
                 fd = self._kernel.unmappable  # mmap(2) gives ENODEV
@@ -413,6 +419,8 @@ class Session:
     async def _ioctl(self, request: Request) -> Body:
         fh, _, cmd, arg, in_size, out_size = wire.IOCTL_IN.unpack_from(request.body)
         opened = self._file(fh)
+        if cmd == IDENTIFY and self.tracer and request.pid == self.tracer:
+            return wire.IOCTL_OUT.pack(fh, 0, 0, 0)
         node = opened.node
         if node.cache is not None and node.cache.handed and node.memory is not None:
             # read(2) and write(2) make the kernel write back first; for ioctl(2) it is up to us

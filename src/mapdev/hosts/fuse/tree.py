@@ -31,6 +31,7 @@ class DeviceEntry:
     """A name in a directory and the device behind it.
 
     ``mode``: permission bits, if not those of the whole mount. ``size``: that of the memory which the last open mapped.
+    ``trapped``: no program ever gets at the memory itself, so it is not shared; then release comes after munmap.
     ``listed_kind``: what readdir(3) says that it is, which find(1) believes (stat(2) is for ``mapdev.run.chardev``).
     """
 
@@ -40,6 +41,7 @@ class DeviceEntry:
     listed_kind: int = stat.S_IFREG
     memory: Memory = Memory.UNKNOWN
     size: int | None = None
+    trapped: bool = False
 
 
 @dataclass(slots=True, eq=False)
