@@ -1,0 +1,22 @@
+# Each program prints its own lines; what they leave behind would keep the module from being unloaded.
+insmod modules/mapdev.ko || { echo "fail load: insmod"; exit 1; }
+for program in memory calls ends limits; do
+    "bin/$program" || echo "# $program ended with $?"
+done
+
+# programs that know nothing of all this
+bin/server &
+server=$!
+while [ ! -e /dev/mapdev_test ]; do sleep 0.1; done
+bytes=$(dd if=/dev/mapdev_test bs=5000 count=4 2>/dev/null | wc -c)
+if [ "$bytes" = 16384 ]; then echo "ok dd"; else echo "fail dd: $bytes bytes"; fi
+if echo hello >/dev/mapdev_test; then echo "ok echo"; else echo "fail echo: it could not write"; fi
+kill -KILL $server
+wait $server
+ls /dev/mapdev_test /proc/mapdev_test 2>/dev/null && echo "fail leftovers: a device is still there" || echo "ok leftovers"
+if rmmod mapdev; then echo "ok unload"; else echo "fail unload: the module is in use"; fi
+# hardly any room for requests and notices: everything waits, what is not told of is not told of in pairs
+insmod modules/mapdev.ko max_requests=2 max_notices=4 max_bytes=8388608 || echo "fail load: insmod with parameters"
+bin/limits storm | sed 's/storm/storm-in-little-room/'
+bin/limits touching-too-much | sed 's/touching/touching-a-little/'
+if rmmod mapdev; then echo "ok unload-again"; else echo "fail unload-again: the module is in use"; fi

@@ -1,0 +1,134 @@
+"""Every check on every kernel, and a table. ``python -m lab.run`` (make lab)."""
+
+import asyncio
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from lab import cache, check, console
+from lab.boot import boot
+from lab.fetch import Fetched
+from lab.process import main
+from lab.report import Verdict
+from lab.sources import kernel_named, names
+from mapdev.errors import MapdevError
+
+_GUESTS = 2  # at once; one guest keeps one processor busy
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One check on one kernel. `logs` is None if it came to no boot."""
+
+    verdict: Verdict
+    logs: Path | None = None
+    detail: str = ""
+
+
+async def one(kernel: Fetched, name: str) -> Cell:
+    """Run a check on a kernel. What goes wrong, in the guest or before, is in the answer."""
+    try:
+        run = await boot(kernel, check.load(name), name)
+    except MapdevError as error:
+        return Cell(Verdict(failed=[str(error)]), detail=error.detail)
+    return Cell(run.verdict, run.logs)
+
+
+async def every(kernels: list[str], checks: list[str]) -> tuple[dict[tuple[str, str], Cell], dict[str, str]]:
+    """All checks on all kernels, two guests at once; and the releases of the kernels."""
+    guests = asyncio.Semaphore(_GUESTS)
+    cells: dict[tuple[str, str], Cell] = {}
+    releases: dict[str, str] = {}
+
+    async def kernel_of(name: str) -> Fetched | MapdevError:
+        try:
+            return await kernel_named(name)
+        except MapdevError as error:
+            return error
+
+    async def cell(kernel: Fetched, name: str) -> None:
+        async with guests:
+            found = await one(kernel, name)
+        cells[kernel.name, name] = found
+        console.note(f"{kernel.name} {name}: {summary(found)}")
+
+    async def on(name: str) -> None:
+        kernel = await kernel_of(name)
+        if isinstance(kernel, MapdevError):
+            for each in checks:
+                cells[name, each] = Cell(Verdict(failed=[str(kernel)]), detail=kernel.detail)
+            return
+        releases[name] = kernel.release
+        async with asyncio.TaskGroup() as group:
+            for each in checks:
+                group.create_task(cell(kernel, each))
+
+    async with asyncio.TaskGroup() as group:
+        for name in kernels:
+            group.create_task(on(name))
+    return {key: cells[key] for key in sorted(cells, key=lambda key: kernels.index(key[0]))}, releases
+
+
+def summary(cell: Cell) -> str:
+    """A cell of the table: how many things were looked at, and how long it took."""
+    verdict = cell.verdict
+    skipped = f", {len(verdict.skipped)} skipped" if verdict.skipped else ""
+    if verdict.good:
+        return f"{len(verdict.ok)} ok{skipped}  {verdict.seconds:.1f} s"
+    return f"FAILED ({len(verdict.failed)}){skipped}"
+
+
+def below(cells: dict[tuple[str, str], Cell]) -> list[str]:
+    """The lines below the table: what was skipped and what failed, each with its reason, and where the logs are."""
+    lines, skipped = [], dict[str, list[str]]()
+    for (kernel, name), cell in cells.items():
+        for reason in cell.verdict.skipped:
+            skipped.setdefault(f"{name}: skipped: {reason}", []).append(kernel)
+        lines += [f"{kernel} {name}: FAILED: {reason}" for reason in cell.verdict.failed]
+        if cell.detail:
+            lines += ["    " + line for line in cell.detail.strip().splitlines()[-20:]]
+        if cell.verdict.failed and cell.logs:
+            lines.append(f"{kernel} {name}: the logs are {cell.logs}/result and console")
+    return [f"{', '.join(kernels)} {what}" for what, kernels in skipped.items()] + lines
+
+
+def _styled(cell: Cell) -> Text:
+    return Text(summary(cell), style="green" if cell.verdict.good else "red")
+
+
+@click.command()
+@click.option("--kernels", default="", help="Names out of kernels.toml, or sanitize; default: all of kernels.toml.")
+@click.option("--checks", default="", help="Names of checks; default: all.")
+@click.option("--list", "listing", is_flag=True, help="Say which kernels and checks there are.")
+def command(kernels: str, checks: str, listing: bool) -> None:
+    """Run checks in guests of many kernels. Exit code 1 if one failed."""
+    if listing:
+        console.say("kernels: " + " ".join(names("")) + "\nchecks: " + " ".join(check.names()))
+        return
+    wanted = checks.replace(",", " ").split() or check.names()
+    for name in wanted:
+        check.load(name)
+    rows = names(kernels)
+    started = time.monotonic()
+    cells, releases = main(every(rows, wanted))
+    cache.prune()
+    terminal = Console(highlight=False)
+    grid = Table("kernel", "release", *wanted, box=box.ROUNDED if terminal.is_terminal else None, pad_edge=False)
+    for row in rows:
+        grid.add_row(row, releases.get(row, "none"), *(_styled(cells[row, name]) for name in wanted))
+    terminal.print(grid, crop=False, width=None if terminal.is_terminal else 200)
+    for line in below(cells):
+        console.say(line)
+    console.note(f"in {time.monotonic() - started:.0f} s")
+    if any(not cell.verdict.good for cell in cells.values()):
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    console.entry(command)
