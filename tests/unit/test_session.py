@@ -16,8 +16,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from mapdev import Device, File, OnDemandPages, Pages, Vma, VmFault, on_demand_pages, zeroed_pages
 from mapdev.devices import LkmcMmap, Ram
 from mapdev.dispatch import Dispatch
+from mapdev.hosts.base import Permissions
 from mapdev.hosts.fuse import wire
-from mapdev.hosts.fuse.nodes import Nodes, Permissions
+from mapdev.hosts.fuse.nodes import Nodes
 from mapdev.hosts.fuse.session import Mode, Request, Session
 from mapdev.hosts.fuse.tree import DeviceEntry, Directory
 from mapdev.hosts.fuse.wire import Fopen, Header, Opcode
@@ -238,6 +239,20 @@ def test_the_page_cache_reads_pages_and_an_error_past_the_end() -> None:
     for pos, count in ((2 * PAGE_SIZE, PAGE_SIZE), (0, 3 * PAGE_SIZE), (1 << 62, PAGE_SIZE)):
         assert raises(errno.EIO, partial(kernel.read, fh, pos, count, cached=True))
     assert kernel.write(fh, 1 << 40, b"lost", cached=True) == 4
+
+
+def test_the_page_behind_the_end_is_no_error_where_read_asks_for_it_and_one_where_only_a_mapping_can() -> None:
+    for mode, says in ((Mode.PAGE_CACHE, b""), (Mode.ON_DEMAND, None)):
+        kernel = Kernel(Ram(PAGE_SIZE), mode=mode)
+        nodeid, _, _ = kernel.lookup("ram")
+        fh, _, _ = kernel.open(nodeid)
+        assert len(kernel.read(fh, 0, PAGE_SIZE, cached=True)) == PAGE_SIZE
+        if says is None:
+            with pytest.raises(OSError) as failed:
+                kernel.read(fh, PAGE_SIZE, PAGE_SIZE, cached=True)
+            assert failed.value.errno == errno.EIO
+        else:
+            assert kernel.read(fh, PAGE_SIZE, PAGE_SIZE, cached=True) == says
 
 
 class Lines(Device):

@@ -64,6 +64,11 @@ def _by_fuse(events: list[Event], memory: str) -> None:
         tempfile.TemporaryDirectory(prefix="mapdev-demo-") as directory,
         FuseHost(Path(directory), {"lkmc_mmap": LkmcMmap()}, mode=best, trace=events.append) as host,
     ):
+        if host.mode is Mode.PAGE_CACHE:
+            raise FuseError(
+                f"the test needs Linux 6.6 or newer, and this is {os.uname().release}: here read and write of a mapped "
+                "device do not reach Python"
+            )
         click.echo(f"A device written in Python is served as {directory}/lkmc_mmap ({host.mode.value}:")
         click.echo(f"{host.mode.meaning}).")
         click.echo("Another process opens it, maps it twice, and looks:\n")

@@ -366,6 +366,9 @@ class Session:
     async def _fault(self, node: Node, pos: int, count: int) -> Body:
         """The page cache wants these bytes, whole pages. An error is SIGBUS for the program that touched them."""
         memory = node.memory
+        if memory is not None and pos >= memory.nbytes and self.mode is Mode.PAGE_CACHE:
+            # read(2) at the end: older kernels (5.10) ask for that page before they look at the size
+            return b""
         if memory is None or pos + count > memory.nbytes:
             # a short answer would be pages of zeros: no SIGBUS past the end. Of a window that reads ahead over the
             # end, the kernel asks for the touched page again by itself.
