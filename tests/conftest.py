@@ -26,14 +26,29 @@ NewClient = Callable[[Person, Path], Client]
 DeviceFile = Callable[[Person, str], Path]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--host", choices=["fuse", "kernel"], default="fuse",
+                     help="who serves the devices: FUSE, or the kernel module, which has to be loaded")  # fmt: skip
+
+
+@pytest.fixture
+def host(request: pytest.FixtureRequest) -> str:
+    """ "fuse" or "kernel"."""
+    return str(request.config.getoption("host"))
+
+
 @pytest.fixture(params=["root", "user"])
-def person(request: pytest.FixtureRequest) -> Person:
+def person(request: pytest.FixtureRequest, host: str) -> Person:
     """Both, where the difference matters: as root memory is shared, for an ordinary user it is on demand."""
+    if request.param == "user" and host == "kernel":
+        pytest.skip("/dev/mapdev is root's alone, and memory is the same for everybody")
     return people.root() if request.param == "root" else people.user()
 
 
 @pytest.fixture
-def user() -> Person:
+def user(host: str) -> Person:
+    if host == "kernel":
+        pytest.skip("/dev/mapdev is root's alone, and memory is the same for everybody")
     return people.user()
 
 
@@ -57,16 +72,19 @@ def place() -> Iterator[Callable[[Person], Path]]:
 
 
 @pytest.fixture
-def serve(place: Callable[[Person], Path], tmp_path: Path) -> Iterator[Serve]:
+def serve(place: Callable[[Person], Path], tmp_path: Path, host: str) -> Iterator[Serve]:
     """A function that starts `mapdev serve TARGET...` as a person, and waits until it is ready.
 
-    Afterwards each server that still runs must end with 0 on SIGTERM, and nothing may be mounted.
+    Afterwards each server that still runs must end with 0 on SIGTERM, and nothing may be mounted, or be in /dev.
     """
-    _need_dev_fuse()
+    if host == "kernel":
+        _need_module()
+    else:
+        _need_dev_fuse()
     started: list[Served] = []
 
     def start(person: Person, *args: str | Path, directory: Path | None = None) -> Served:
-        mount_point = directory or place(person)
+        mount_point = None if host == "kernel" else directory or place(person)
         served = Served(person, mount_point, *args, log=tmp_path / f"server-{len(started)}.log")
         started.append(served)
         return served
@@ -112,6 +130,17 @@ def dev_fuse() -> None:
 def _need_dev_fuse() -> None:
     if not os.access("/dev/fuse", os.R_OK | os.W_OK):
         pytest.skip("/dev/fuse is not there, or not open to this user (install fuse3)")
+
+
+def _need_module() -> None:
+    from mapdev.errors import ModuleError
+    from mapdev.hosts.kmod.control import control
+
+    try:
+        with control():
+            pass
+    except ModuleError as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture(autouse=True)

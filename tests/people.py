@@ -93,7 +93,10 @@ def _find_user() -> Person:
     import click
 
     packages = Path(click.__file__).parent.parent
-    for name in ("click", "rich", "numpy", "numpy.libs", "markdown_it", "mdurl", "pygments", "PIL", "pillow.libs"):
+    for name in (
+        "click", "elftools", "iced_x86", "rich", "numpy", "numpy.libs", "markdown_it", "mdurl", "pygments",
+        "PIL", "pillow.libs",
+    ):  # fmt: skip
         if (packages / name).is_dir():
             shutil.copytree(packages / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", "tests"))
     for info in packages.glob("mapdev-*.dist-info"):

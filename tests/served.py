@@ -2,12 +2,15 @@
 
 import os
 import queue
+import re
 import signal
 import subprocess
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+from tests.forkserver import ForkedServer
 from tests.people import Person, directories
 
 MARK = "MAPDEV_TESTS"
@@ -15,35 +18,35 @@ MARK = "MAPDEV_TESTS"
 
 
 class Served:
-    """A running server. ``ready`` is its line, ``directory`` where the devices are; ``log()`` its standard error."""
+    """A running server. ``ready`` is its line, ``directory`` where the devices are; ``log()`` its standard error.
 
-    def __init__(self, person: Person, directory: Path, *args: str | Path, log: Path) -> None:
+    With `directory` None it serves by the kernel module.
+    """
+
+    def __init__(self, person: Person, directory: Path | None, *args: str | Path, log: Path) -> None:
         self.person = person
-        self.directory = directory
+        self.by_module = directory is None
+        get: Callable[[float], str]
+        self._end: Callable[[], None]
+        self.directory = directory or Path("/proc" if "--proc" in args else "/dev")
         self._log = log
-        with log.open("w") as stderr:
-            self.process = person.popen(
-                *person.python, "-m", "mapdev", "serve", *args, "--mount", directory,
-                stdout=subprocess.PIPE, stderr=stderr, start_new_session=True,
-            )  # fmt: skip
-        lines: queue.Queue[str] = queue.Queue()
-        assert self.process.stdout is not None
-        stdout = self.process.stdout
-
-        def read() -> None:
-            for line in stdout:
-                lines.put(line)
-            lines.put("")
-
-            stdout.close()
-
-        self._reader = threading.Thread(target=read, daemon=True)
-        self._reader.start()
+        if directory is None:
+            self.process: subprocess.Popen[str] | ForkedServer = ForkedServer(
+                ["serve", *map(str, args), "--host", "kernel"], log.with_suffix(".out"), log
+            )
+            get, self._end = self.process.first_line, _nothing
+        else:
+            with log.open("w") as stderr:
+                self.process = person.popen(
+                    *person.python, "-m", "mapdev", "serve", *args, "--mount", directory,
+                    stdout=subprocess.PIPE, stderr=stderr, start_new_session=True,
+                )  # fmt: skip
+            get, self._end = _lines(self.process)
         try:
-            self.ready = lines.get(timeout=20)
-        except queue.Empty:
+            self.ready = get(60)
+        except (queue.Empty, TimeoutError):
             self.kill()
-            raise AssertionError(f"the server did not get ready within 20 s: {self.log()}") from None
+            raise AssertionError(f"the server did not get ready within 60 s: {self.log()}") from None
         if not self.ready:
             self.process.wait(10)
             raise AssertionError(f"the server ended with {self.process.returncode}: {self.log()}")
@@ -54,7 +57,7 @@ class Served:
     def log(self) -> str:
         return self._log.read_text()
 
-    def wait_log(self, text: str, timeout: float = 10) -> str:
+    def wait_log(self, text: str, timeout: float = 30) -> str:
         """Wait until the log holds `text`; the log then."""
         until = time.monotonic() + timeout
         while text not in (log := self.log()):
@@ -62,13 +65,20 @@ class Served:
             time.sleep(0.02)
         return log
 
+    def wait_for(self, condition: Callable[[str], object], timeout: float = 30) -> None:
+        """Wait until `condition` is true of the log, and the log ends with a whole line."""
+        until = time.monotonic() + timeout
+        while not (condition(log := self.log()) and log.endswith("\n")):
+            assert time.monotonic() < until, f"it did not come within {timeout} s; the log is:\n{log}"
+            time.sleep(0.02)
+
     def stop(self, number: int = signal.SIGTERM) -> int:
         """End it as a user would; its exit code."""
         if self.process.poll() is None:
             self.process.send_signal(number)
         try:
             code = self.process.wait(20)
-            self._reader.join(10)
+            self._end()
             return code
         except subprocess.TimeoutExpired:
             self.kill()
@@ -78,9 +88,12 @@ class Served:
         """kill -9"""
         self.process.kill()
         self.process.wait(10)
-        self._reader.join(10)
+        self._end()
 
     def is_mounted(self) -> bool:
+        """Whether its devices are still there."""
+        if self.by_module:
+            return any(Path(path).exists() for path in re.findall(r"(/\S+) \(", self.ready))
         return any(mount.endswith(f" {self.directory}") for mount in mounts())
 
     def wait_unmounted(self, timeout: float = 10) -> None:
@@ -88,6 +101,26 @@ class Served:
         while self.is_mounted():
             assert time.monotonic() < until, f"{self.directory} is still mounted after {timeout} s"
             time.sleep(0.01)
+
+
+def _nothing() -> None: ...
+
+
+def _lines(process: "subprocess.Popen[str]") -> tuple[Callable[[float], str], Callable[[], None]]:
+    """A function that waits for the next line of its output, and one that waits for the end of it."""
+    lines: queue.Queue[str] = queue.Queue()
+    assert process.stdout is not None
+    stdout = process.stdout
+
+    def read() -> None:
+        for line in stdout:
+            lines.put(line)
+        lines.put("")
+        stdout.close()
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    return lambda timeout: lines.get(timeout=timeout), lambda: reader.join(10)
 
 
 def mounts() -> list[str]:

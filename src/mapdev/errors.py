@@ -6,6 +6,7 @@
     |   `-- MountPointError   this directory cannot be mounted on
     `-- HostError             this machine cannot serve (exit code 1)
         |-- FuseError         no usable /dev/fuse, or nothing that may mount it
+        |-- ModuleError       no usable kernel module
         `-- ProcessError      a process or an address that cannot be looked at
 
 A device's own failures are not here: an operation answers with ``OSError(errno.X)``, the kernel's way.
@@ -43,6 +44,10 @@ class HostError(MapdevError):
 
 class FuseError(HostError):
     """There is no /dev/fuse that can be opened, or nothing that may mount it."""
+
+
+class ModuleError(HostError):
+    """The kernel module is not there, cannot be built or loaded, or does not do what was asked."""
 
 
 class ProcessError(HostError):

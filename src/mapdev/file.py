@@ -167,7 +167,8 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class Vma:
-    """The area that a program wants to map. ``pgoff`` in pages, ``length`` in bytes, ``prot`` PROT_* bits.
+    """The area that a program wants to map. ``pgoff`` in pages, ``length`` in bytes, ``prot`` PROT_* bits, ``start``
+    its address in the program, 0 where that is not known.
 
     A FUSE host is not told of mmap(2): it asks once for every open, at open, about the whole device
     (``pgoff`` 0, ``length`` the device's declared ``size`` or 0), with the most that the open allows as ``prot``.
@@ -177,6 +178,7 @@ class Vma:
     length: int = 0
     prot: int = 3
     shared: bool = True
+    start: int = 0
 
 
 @dataclass(frozen=True, slots=True)

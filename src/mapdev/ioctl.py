@@ -8,7 +8,7 @@ import ctypes
 import errno
 import struct
 from collections.abc import Callable
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from mapdev import libc
 
@@ -54,25 +54,54 @@ def IOWR(type_: int | str, nr: int, size: Size) -> int:  # noqa: N802
     return _ioc(IOC_READ | IOC_WRITE, type_, nr, size)
 
 
+class Caller(Protocol):
+    """The memory of the program that waits for an ioctl. Raises ``OSError``."""
+
+    def fetch(self, address: int, count: int) -> bytes: ...
+
+    def store(self, address: int, data: bytes) -> None: ...
+
+
+class Process:
+    """The memory of process `pid`, by ``process_vm_readv(2)``; 0: one that cannot be seen from here."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+
+    def fetch(self, address: int, count: int) -> bytes:
+        return libc.process_vm_readv(self._seen(), address, count)
+
+    def store(self, address: int, data: bytes) -> None:
+        libc.process_vm_writev(self._seen(), address, data)
+
+    def _seen(self) -> int:
+        if not self._pid:
+            raise OSError(errno.EFAULT, "the calling process cannot be seen from here (another PID namespace?)")
+        return self._pid
+
+
 class IoctlArg:
     """The third argument of ioctl(2): a number, or a pointer into the calling program's memory.
 
     An encoded command (``_IOR``, ``_IOW``, ``_IOWR``) says how many bytes it moves, and they come and go with the
     request. For any other command the device reads and stores in the caller's memory itself, through
     ``process_vm_readv(2)``; that takes the right to trace the caller (same user, or CAP_SYS_PTRACE; where
-    /proc/sys/kernel/yama/ptrace_scope is 1 the host must be an ancestor of the caller), else EFAULT.
+    /proc/sys/kernel/yama/ptrace_scope is 1 the host must be an ancestor of the caller), else EFAULT. The kernel host
+    asks the module instead, and needs no right.
     """
 
-    __slots__ = ("_data", "_pid", "_room", "out", "value")
+    __slots__ = ("_caller", "_data", "_room", "out", "value")
 
-    def __init__(self, value: int, data: bytes = b"", room: int = 0, pid: int = 0) -> None:
+    def __init__(
+        self, value: int, data: bytes = b"", room: int = 0, pid: int = 0, caller: Caller | None = None
+    ) -> None:
         self.value = value
         """The argument as the program passed it: an unsigned long."""
         self.out = b""
         """What goes back with the answer (encoded commands that the program reads from)."""
         self._data = data
         self._room = room
-        self._pid = pid
+        self._caller = caller or Process(pid)
 
     def __int__(self) -> int:
         return self.value
@@ -93,7 +122,7 @@ class IoctlArg:
             return self._data[:count]
         if count is None:
             raise OSError(errno.EINVAL, "copy_from_user: this command does not say how many bytes: pass a count")
-        return self._caller(lambda pid, at: libc.process_vm_readv(pid, at, count), address)
+        return self._access(lambda at: self._caller.fetch(at, count), address)
 
     def copy_to_user(self, data: BytesLike, address: int | None = None) -> None:
         """Store `data` at the argument, or at another `address` in the caller. Raises ``OSError`` EFAULT, and
@@ -105,13 +134,11 @@ class IoctlArg:
         if address is None and len(data) <= self._room:
             self.out = data
             return
-        self._caller(lambda pid, at: libc.process_vm_writev(pid, at, data), address)
+        self._access(lambda at: self._caller.store(at, data), address)
 
-    def _caller(self, access: Callable[[int, int], _T], address: int | None) -> _T:
-        if not self._pid:
-            raise OSError(errno.EFAULT, "the calling process cannot be seen from here (another PID namespace?)")
+    def _access(self, access: Callable[[int], _T], address: int | None) -> _T:
         try:
-            return access(self._pid, self.value if address is None else address)
+            return access(self.value if address is None else address)
         except OSError as error:
             # ESRCH, EPERM: to the program it is a bad address all the same
             raise OSError(errno.EFAULT, str(error)) from error

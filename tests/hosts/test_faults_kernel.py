@@ -18,7 +18,8 @@ import os, sys
 from mapdev.devices import Ram
 from mapdev.dispatch import Dispatch
 from mapdev.hosts.fuse.channel import Channel
-from mapdev.hosts.fuse.nodes import Nodes, Permissions
+from mapdev.hosts.base import Permissions
+from mapdev.hosts.fuse.nodes import Nodes
 from mapdev.hosts.fuse.session import Mode, Session
 from mapdev.hosts.fuse.tree import DeviceEntry, Directory
 

@@ -30,6 +30,9 @@ class Recorded:
     def invalidate(self, offset: int, length: int) -> None:
         self.calls.append(("invalidate", offset, length))
 
+    def write_protect(self, offset: int, length: int) -> None:
+        self.calls.append(("write_protect", offset, length))
+
 
 @pytest.mark.parametrize("make", [zeroed_pages, page_array, contiguous_pages])
 def test_pages_are_zeroed_and_one_memory_for_slices_memoryview_numpy_and_the_memfd(make) -> None:  # type: ignore[no-untyped-def]

@@ -1,0 +1,212 @@
+"""The kernel module ``mapdev.ko``: its sources found, built, installed, loaded, unloaded.
+
+Each step says in one line what is missing and what to do (``ModuleError``). Sources: kbuild/modules.rst and
+admin-guide/module-signing.rst of the kernel's documentation, finit_module(2), dkms(8).
+"""
+
+import errno
+import hashlib
+import os
+import shutil
+import subprocess
+from importlib.metadata import version as version_of
+from pathlib import Path
+from typing import Final
+
+from mapdev import libc
+from mapdev.errors import ModuleError
+from mapdev.hosts.kmod.control import NO_MODULES, PROC_MODULES
+
+NAME: Final = "mapdev"
+
+_BUILD_TIMEOUT: Final = 600
+LIB_MODULES: Final = Path("/lib/modules")
+
+
+def find_sources() -> Path | None:
+    """The directory with the module's sources, of the clone or of the installed package; None if they were left out."""
+    here = Path(__file__).parent
+    places = (here / "kmod", here.parents[1] / "kmod")
+    return next((place for place in places if (place / "uapi" / "mapdev.h").exists()), None)
+
+
+def sources() -> Path:
+    """The same; raises ``ModuleError`` for none."""
+    found = find_sources()
+    if found is None:
+        raise ModuleError("the module's sources are not in this installation: use the wheel or the clone of mapdev")
+    return found
+
+
+def running() -> str:
+    """The release of the kernel that runs."""
+    return os.uname().release
+
+
+def headers(release: str) -> Path:
+    """Where modules for this kernel are built. Raises ``ModuleError``."""
+    build = LIB_MODULES / release / "build"
+    if not build.joinpath("Makefile").exists():
+        if release == running() and not PROC_MODULES.exists():
+            raise ModuleError(f"{NO_MODULES}, and no module can be loaded into it")
+        raise ModuleError(
+            f"the headers of kernel {release} are not installed ({build} is not there): apt-get install "
+            f"linux-headers-{release} (Debian, Ubuntu), dnf install kernel-devel-{release} (Fedora)"
+        )
+    return build
+
+
+def built(release: str) -> Path | None:
+    """The module that `build` has built for this kernel, if it has."""
+    found = find_sources()
+    target = _target(release, found) if found is not None else None
+    return target if target is not None and target.exists() else None
+
+
+def _target(release: str, of: Path) -> Path:
+    return _cache() / f"{release}-{_digest(of)}" / f"{NAME}.ko"
+
+
+def build(release: str) -> Path:
+    """Build the module for this kernel: the file. Raises ``ModuleError`` with what the compiler says."""
+    where = headers(release)
+    for program in ("make", "gcc"):
+        if shutil.which(program) is None:
+            raise ModuleError(f"{program} is not installed: apt-get install make gcc (Debian, Ubuntu)")
+    target = _target(release, sources())
+    place = target.parent
+    try:
+        if place.exists():
+            shutil.rmtree(place)
+        shutil.copytree(sources(), place)
+    except OSError as error:
+        raise ModuleError(
+            f"{place} cannot be written: {error.strerror}; XDG_CACHE_HOME names another place"
+        ) from None
+    _run(["make", "-C", str(where), f"M={place}", "modules"], f"the module cannot be built for {release}")
+    if not target.exists():
+        raise ModuleError(f"make has not made {target}")
+    return target
+
+
+def install() -> str:
+    """Hand the sources to DKMS, which builds the module for each kernel that is installed: what it says.
+
+    Raises ``ModuleError``.
+    """
+    _need_root("install")
+    if shutil.which("dkms") is None:
+        raise ModuleError("dkms is not installed: apt-get install dkms (Debian, Ubuntu), dnf install dkms (Fedora)")
+    number = version_of("mapdev")
+    place = Path("/usr/src") / f"{NAME}-{number}"
+    if place.exists():
+        _run(["dkms", "remove", f"{NAME}/{number}", "--all"], "", fails=True)
+        shutil.rmtree(place)
+    shutil.copytree(sources(), place)
+    (place / "dkms.conf").write_text(dkms_conf(number))
+    return _run(["dkms", "install", f"{NAME}/{number}"], "dkms cannot install the module")
+
+
+def dkms_conf(number: str) -> str:
+    """What DKMS is told of version `number`."""
+    make = "make -C ${kernel_source_dir} M=${dkms_tree}/${PACKAGE_NAME}/${PACKAGE_VERSION}/build"
+    return (
+        f'PACKAGE_NAME="{NAME}"\nPACKAGE_VERSION="{number}"\nBUILT_MODULE_NAME[0]="{NAME}"\n'
+        f'DEST_MODULE_LOCATION[0]="/updates"\nAUTOINSTALL="yes"\n'
+        f'MAKE[0]="{make} modules"\nCLEAN="{make} clean"\n'
+    )
+
+
+def is_loaded() -> bool:
+    """Whether the module is in the running kernel. Raises ``ModuleError`` for a kernel without modules."""
+    if not PROC_MODULES.exists():
+        raise ModuleError(NO_MODULES)
+    return any(line.startswith(f"{NAME} ") for line in PROC_MODULES.read_text().splitlines())
+
+
+def load(file: Path | None = None) -> Path:
+    """Load `file`; default: what ``build`` has built for the running kernel, or DKMS installed. The file that it was.
+
+    Raises ``ModuleError``.
+    """
+    if is_loaded():
+        raise ModuleError("the module is loaded already; `mapdev module unload` first, to load another one")
+    _need_root("load")
+    release = running()
+    installed = sorted((LIB_MODULES / release).glob(f"updates/**/{NAME}.ko"))
+    candidates = [file] if file is not None else [built(release), *installed]
+    found = next((path for path in candidates if path is not None and path.exists()), None)
+    if found is None:
+        if file is not None:
+            raise ModuleError(f"there is no {file}")
+        raise ModuleError(f"no module is built for kernel {release}: `mapdev module build`")
+    fd = os.open(found, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        libc.finit_module(fd)
+    except OSError as error:
+        raise ModuleError(_why_not_loaded(found, error)) from None
+    finally:
+        os.close(fd)
+    return found
+
+
+def _why_not_loaded(file: Path, error: OSError) -> str:
+    refused = f"the kernel refuses {file}"
+    if error.errno in (errno.EKEYREJECTED, errno.ENOKEY):
+        return f"{refused}: it takes signed modules only (Secure Boot): sign it with a key enrolled by mokutil"
+    if error.errno == errno.EPERM:
+        return f"{refused}: lockdown (Secure Boot), a container, or kernel.modules_disabled forbid modules"
+    if error.errno == errno.ENOEXEC:
+        return f"{refused}: it was built for another kernel than {running()}; build it again (dmesg says more)"
+    if error.errno == errno.EEXIST:
+        return "the module is loaded already"
+    if error.errno == errno.ENOSYS:
+        return NO_MODULES
+    return f"{refused}: {os.strerror(error.errno or errno.EIO)} (dmesg says more)"
+
+
+def unload() -> None:
+    """Unload the module. Raises ``ModuleError`` if it is in use."""
+    if not is_loaded():
+        raise ModuleError("the module is not loaded")
+    _need_root("unload")
+    try:
+        libc.delete_module(NAME)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EBUSY):
+            raise ModuleError(
+                "the module is in use: end the programs that serve, open or map its devices (`mapdev module list`)"
+            ) from None
+        raise ModuleError(f"the module cannot be unloaded: {os.strerror(error.errno or errno.EIO)}") from None
+
+
+def _need_root(what: str) -> None:
+    if os.geteuid():
+        raise ModuleError(f"only root can {what} a kernel module: sudo mapdev module {what}")
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "mapdev" / "module"
+
+
+def _digest(directory: Path) -> str:
+    """What the sources are: another build place for other sources."""
+    digest = hashlib.sha256()
+    for path in sorted(directory.rglob("*")):
+        if path.suffix in (".c", ".h") or path.name in ("Kbuild", "Makefile"):
+            digest.update(str(path.relative_to(directory)).encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:12]
+
+
+def _run(command: list[str], failure: str, fails: bool = False) -> str:
+    """What a program prints. Raises ``ModuleError`` with the line `failure`, unless it `fails` unharmed."""
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            errors="replace", timeout=_BUILD_TIMEOUT, check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise ModuleError(f"{command[0]} did not end within {_BUILD_TIMEOUT} s") from None
+    if done.returncode and not fails:
+        raise ModuleError(f"{failure}: what {command[0]} says is above", detail=done.stdout)
+    return done.stdout

@@ -1,0 +1,205 @@
+"""`mapdev module`, and what is said where the kernel module cannot be had."""
+
+import errno
+import os
+import subprocess
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+from click.testing import CliRunner
+
+from mapdev import module
+from mapdev.cli import main
+from mapdev.errors import FuseError, ModuleError
+from mapdev.hosts.kmod import control, uapi
+
+NO_MODULES = "this kernel cannot load modules: it was built without CONFIG_MODULES"
+
+
+@pytest.fixture
+def no_modules(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A kernel without CONFIG_MODULES, whatever this one is."""
+    monkeypatch.setattr(control, "CONTROL", str(tmp_path / "mapdev"))
+    monkeypatch.setattr(control, "PROC_MODULES", tmp_path / "modules")
+    monkeypatch.setattr(module, "PROC_MODULES", tmp_path / "modules")
+    monkeypatch.setattr(module, "LIB_MODULES", tmp_path / "lib")
+
+
+@pytest.fixture
+def with_modules(no_modules: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:  # noqa: ARG001
+    """One with modules, of which none is loaded: the list of the loaded ones."""
+    (tmp_path / "modules").write_text("fuse 1 0 - Live 0x0\n")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    return tmp_path / "modules"
+
+
+def said(*args: str) -> tuple[int, str]:
+    """Exit code, and the last line."""
+    done = CliRunner().invoke(main, args, catch_exceptions=True)
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+    return done.exit_code, done.output.splitlines()[-1]
+
+
+@pytest.mark.usefixtures("no_modules")
+@pytest.mark.parametrize(
+    ("command", "line"),
+    [
+        ("serve ram --host kernel", f"{NO_MODULES}; `mapdev serve --mount DIR` and `mapdev run` need none"),
+        ("demo --host kernel", f"{NO_MODULES}; `mapdev serve --mount DIR` and `mapdev run` need none"),
+        ("module list", f"{NO_MODULES}; `mapdev serve --mount DIR` and `mapdev run` need none"),
+        ("module create x", f"{NO_MODULES}; `mapdev serve --mount DIR` and `mapdev run` need none"),
+        ("module remove x", f"{NO_MODULES}; `mapdev serve --mount DIR` and `mapdev run` need none"),
+        ("module load", NO_MODULES),
+        ("module unload", NO_MODULES),
+        ("module status", NO_MODULES),
+        ("module build", f"{NO_MODULES}, and no module can be loaded into it"),
+    ],
+)
+def test_a_kernel_that_cannot_load_modules_is_named_by_every_command(command: str, line: str) -> None:
+    assert said(*command.split()) == (1, f"mapdev: {line}")
+
+
+@pytest.mark.usefixtures("with_modules")
+def test_a_module_that_is_not_loaded(with_modules: Path) -> None:
+    line = "mapdev: the kernel module is not loaded: as root, `mapdev module build` and `mapdev module load`"
+    assert said("serve", "ram", "--host", "kernel") == (1, line)
+    assert said("module", "unload") == (1, "mapdev: the module is not loaded")
+    release = os.uname().release
+    assert said("module", "load") == (1, f"mapdev: no module is built for kernel {release}: `mapdev module build`")
+    assert said("module", "load", "/no/such.ko") == (1, "mapdev: there is no /no/such.ko")
+    with_modules.write_text("mapdev 1 0 - Live 0x0\n")
+    code, text = said("module", "list")
+    assert code == 1
+    assert "the module is loaded, but" in text
+    assert said("module", "load")[1].startswith("mapdev: the module is loaded already")
+
+
+@pytest.mark.usefixtures("with_modules")
+def test_missing_headers_and_compilers_are_named_with_their_packages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, text = said("module", "build", "--kernel", "6.1.0-1-amd64")
+    assert code == 1
+    assert "apt-get install linux-headers-6.1.0-1-amd64" in text
+    build = tmp_path / "lib" / "6.1.0-1-amd64" / "build"
+    build.mkdir(parents=True)
+    (build / "Makefile").write_text("modules:\n\techo no such compiler >&2; exit 1\n")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert said("module", "build", "--kernel", "6.1.0-1-amd64")[1].startswith("mapdev: make is not installed")
+    assert said("module", "install")[1].startswith("mapdev: dkms is not installed")
+
+
+@pytest.mark.usefixtures("with_modules")
+def test_a_module_is_built_in_the_cache_and_what_make_says_is_shown(tmp_path: Path) -> None:
+    build = tmp_path / "lib" / "6.1.0-1-amd64" / "build"
+    build.mkdir(parents=True)
+    (build / "Makefile").write_text("modules:\n\t@echo no such compiler; exit 1\n")
+    with pytest.raises(ModuleError, match=r"the module cannot be built for 6\.1\.0-1-amd64") as caught:
+        module.build("6.1.0-1-amd64")
+    assert "no such compiler" in caught.value.detail
+    (build / "Makefile").write_text("modules:\n\t@test -f $(M)/uapi/mapdev.h && touch $(M)/mapdev.ko\n")
+    built = module.build("6.1.0-1-amd64")
+    assert built.is_relative_to(tmp_path / "cache" / "mapdev" / "module")
+    assert built == module.built("6.1.0-1-amd64")
+
+
+@pytest.mark.parametrize(
+    ("number", "says"),
+    [
+        (errno.EKEYREJECTED, "signed modules only (Secure Boot)"),
+        (errno.ENOKEY, "signed modules only (Secure Boot)"),
+        (errno.EPERM, "lockdown"),
+        (errno.ENOEXEC, "built for another kernel"),
+        (errno.EEXIST, "loaded already"),
+        (errno.ENOSYS, "cannot load modules"),
+        (errno.ENOMEM, "Cannot allocate memory"),
+    ],
+)
+def test_why_the_kernel_refused_the_module_is_one_line(
+    with_modules: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, says: str
+) -> None:
+    def refuse(fd: int, parameters: str = "") -> NoReturn:  # noqa: ARG001
+        raise OSError(number, os.strerror(number))
+
+    assert with_modules.exists()
+    (tmp_path / "mapdev.ko").write_bytes(b"")
+    monkeypatch.setattr("mapdev.libc.finit_module", refuse)
+    code, line = said("module", "load", str(tmp_path / "mapdev.ko"))
+    assert code == 1
+    assert says in line
+
+
+def test_an_ordinary_user_cannot_load(with_modules: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert with_modules.exists()
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    for command in ("load", "install"):
+        line = f"mapdev: only root can {command} a kernel module: sudo mapdev module {command}"
+        assert said("module", command) == (1, line)
+
+
+def test_another_major_version_of_the_module_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def answer(fd: int, number: int, argument: uapi.Version) -> None:  # noqa: ARG001
+        argument.major, argument.minor = 2, 3
+
+    monkeypatch.setattr("fcntl.ioctl", answer)
+    with pytest.raises(ModuleError, match=r"speaks version 2\.3 and this mapdev 1\.0: `mapdev module unload`"):
+        control.version(0)
+
+
+def test_what_is_no_control_is_refused() -> None:
+    with open("/dev/null", "rb") as null, pytest.raises(ModuleError, match="does not belong to the module of mapdev"):
+        control.version(null.fileno())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["x", "--size", "5"], "not a multiple of the page size"),
+        (["x", "--size", "much"], "is not a size"),
+        (["x", "--text", "a", "--init", "b"], "give one"),
+        (["x", "--init", "/no/such"], "/no/such cannot be read"),
+        (["x", "--text", "long" * 2000], "8000 bytes to begin with are more than 4096"),
+        (["a/b"], "cannot be the name of a device"),
+        (["n" * 64], "is longer than the 63 bytes"),
+        (["x", "--owner", "nobody-of-this-name"], "there is no user"),
+    ],
+)
+def test_requests_that_cannot_be_are_usage_errors(arguments: list[str], says: str) -> None:
+    code, line = said("module", "create", *arguments)
+    assert code == 2
+    assert says in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--host", "kernel", "--mount", "x"], "say how FUSE serves"),
+        (["--host", "kernel", "--memory", "on-demand"], "say how FUSE serves"),
+        ([], "--mount DIR"),
+        (["--mount", "x", "--proc"], "--proc needs --host kernel"),
+    ],
+)
+def test_options_of_serve_that_do_not_go_together(arguments: list[str], says: str) -> None:
+    code, line = said("serve", "ram", *arguments)
+    assert code == 2
+    assert says in line
+
+
+def test_the_sources_are_found_and_dkms_is_told_where() -> None:
+    sources = module.sources()
+    assert {"Kbuild", "uapi"} <= {path.name for path in sources.iterdir()}
+    conf = module.dkms_conf("1.2.3")
+    assert 'PACKAGE_VERSION="1.2.3"' in conf
+    checked = subprocess.run(["sh", "-n"], input=conf, text=True, capture_output=True, timeout=20, check=False)
+    assert checked.returncode == 0
+
+
+def test_a_demo_without_fuse_names_the_one_in_a_guest(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> NoReturn:
+        raise FuseError("there is no /dev/fuse")
+
+    monkeypatch.setattr("mapdev.hosts.fuse.host.FuseHost", refuse)
+    line = "mapdev: there is no /dev/fuse; or `make demo-kernel`, in a virtual machine"
+    assert said("demo") == (1, line)
