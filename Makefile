@@ -3,17 +3,19 @@
 
 VENV := .venv
 
-.PHONY: demo demo-kernel test check wheel bench lab lab-sanitize clean
+.PHONY: demo demo-kernel test check wheel bench lab lab-sanitize fidelity clean
 
+# where /dev/fuse cannot be opened it is demo-kernel
 demo: $(VENV)/demo.stamp
-	$(VENV)/bin/mapdev demo
+	scripts/demo
 
 # the same device as a real /proc file, by the kernel module, in a guest with a Debian kernel
 demo-kernel: $(VENV)/lab.stamp
 	scripts/demo-kernel
 
+# two at a time: for the most part they wait
 test: $(VENV)/test.stamp
-	$(VENV)/bin/pytest
+	$(VENV)/bin/pytest -n 2 --dist worksteal
 
 check: $(VENV)/test.stamp
 	$(VENV)/bin/ruff check
@@ -35,6 +37,10 @@ lab: $(VENV)/lab.stamp
 # the same on a kernel of our own with KASAN, lockdep and kmemleak, which is built first
 lab-sanitize: $(VENV)/lab.stamp
 	$(VENV)/bin/python -m lab.run --kernels sanitize --checks "$(CHECKS)"
+
+# docs/fidelity.md anew: mapdev verify of the same device in every way to serve it, on the lab's kernels
+fidelity: $(VENV)/lab.stamp
+	$(VENV)/bin/python -m lab.fidelity
 
 clean:
 	rm -rf $(VENV) .cache dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis

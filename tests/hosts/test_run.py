@@ -340,6 +340,7 @@ def test_without_user_namespaces_it_says_what_is_forbidden(user: Person, root: P
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.timeout(600)  # 200 times Python, started
 def test_many_runs_in_a_row_and_eight_at_once_leave_nothing(user: Person) -> None:
     before = len(os.listdir("/proc"))
     for _ in range(25):

@@ -4,10 +4,14 @@ import logging
 import sys
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from mapdev.errors import UsageError
+
+if TYPE_CHECKING:
+    from mapdev.faults import Fault
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
@@ -46,7 +50,6 @@ def command(
               mapdev run --device /proc/lkmc_mmap=lkmc_mmap --fault read#2=EIO -- cat /proc/lkmc_mmap
     """
     from mapdev.cli.tracing import make_trace
-    from mapdev.faults import parse
     from mapdev.hosts.fuse.session import Mode
     from mapdev.run.host import Request
     from mapdev.run.launcher import run
@@ -59,8 +62,16 @@ def command(
     best = Mode.SHARED if memory == "shared" else Mode.ON_DEMAND
     request = Request(_pairs("--device", devices), _pairs("--file", files), list(program),
                       partial(make_trace, trace, trace_file, trace_only), chardev, best, trap, count,
-                      [parse(fault) for fault in faults], fault_seed)  # fmt: skip
+                      _parsed(faults), fault_seed)  # fmt: skip
     sys.exit(run(request))
+
+
+def _parsed(texts: tuple[str, ...]) -> "list[Fault]":
+    if not texts:
+        return []  # and nothing of it is imported
+    from mapdev.faults import parse
+
+    return [parse(text) for text in texts]
 
 
 def _pairs(option: str, words: tuple[str, ...]) -> dict[str, str]:

@@ -186,7 +186,7 @@ def _described(cell: Cell | None, start: int, stop: int, piece: bytes, arrow: st
     fields = []
     for field_name, field in cell.register.fields.items():
         value = (whole & field.mask) >> field.low
-        if field.mask & ~covered or not value:
+        if field.mask & ~covered or not value or field.nbits == cell.register.width:  # the last says it again
             continue
         fields.append(field_name if field.nbits == 1 else f"{field_name}={value}")
     return f"{name} {arrow} {number:#x}" + (f" ({'|'.join(fields)})" if fields else "")

@@ -7,7 +7,6 @@ become of it: 0, the instruction has been carried out, and the thread goes on be
 import ctypes
 import errno
 import logging
-import os
 import signal
 import struct
 import time
@@ -242,12 +241,16 @@ class Accesses:
         return instruction
 
     def _code(self, tid: int, address: int) -> bytes:
-        """As many bytes as there are, up to the longest instruction; also of code that may only be executed."""
-        memory = os.open(f"/proc/{tid}/mem", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            return os.pread(memory, MAX_LENGTH, address)
-        finally:
-            os.close(memory)
+        """As many bytes as there are, up to the longest instruction; also of code that may only be executed.
+
+        By words that lie in one page each. (/proc/PID/mem is closed to us once the program is not dumpable.)
+        """
+        begins, code = address & ~7, b""
+        for word in range(begins, address + MAX_LENGTH, 8):
+            if not ptrace.peek(tid, word, self._word_at):
+                break
+            code += self._word.value.to_bytes(8, "little")
+        return code[address - begins :][:MAX_LENGTH]
 
 
 class _Memory:

@@ -122,9 +122,11 @@ class Blocks:
         try:
             found = os.stat(f"/proc/{tid}/fd/{fd}")
         except PermissionError:  # a program that may not be looked at, by its own wish: prctl(2), PR_SET_DUMPABLE
-            ours = ptrace.duplicate(tid, fd)
-            found = os.fstat(ours)
-            os.close(ours)
+            ours = ptrace.duplicate(_process_of(tid), fd)
+            try:
+                found = os.fstat(ours)
+            finally:
+                os.close(ours)
         except OSError:
             return False
         return found.st_ino in self._entries and (os.major(found.st_dev), os.minor(found.st_dev)) == self._st_dev

@@ -48,6 +48,9 @@ def on_call(tid: int, registers: Any, blocks: Blocks) -> tuple[int, int] | None:
     except OSError as error:
         if error.errno == errno.ESRCH:
             raise
+        if isinstance(error, PermissionError):
+            log.warning("pid %d runs a program that this user may execute but not read: what it maps cannot be looked "
+                        "at, and its mmap gets %s", tid, errno.errorcode.get(error.errno or 0))  # fmt: skip
         _fail(registers, error.errno or errno.EIO)
         return None
     return kept

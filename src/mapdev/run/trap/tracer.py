@@ -108,7 +108,10 @@ class Tracer:
             goes_on = 0
             try:
                 if status == _SIGBUS_STOP:
-                    number = touched(tid, self._processes.get(tid) or self._areas(tid))
+                    try:
+                        number = touched(tid, self._processes.get(tid) or self._areas(tid))
+                    except PermissionError:
+                        number = signal.SIGBUS  # its own: a program that we may not look at has nothing closed
                     if number:
                         cont(tid, number)
                     else:
