@@ -73,19 +73,19 @@ static inline vm_fault_t mapdev_insert_pfn(struct vm_area_struct *vma, unsigned 
 }
 
 /*
- * Whether a file is one of shmem. shmem_mapping() is everywhere, but was exported in 6.9 only:
- * before, operations are compared with those of a file that is known to be one.
+ * Whether a file is one of shmem: 1, 0, or -ENOMEM. shmem_mapping() is everywhere, but was exported
+ * in 6.9 only: before, operations are compared with those of a file that is known to be one.
  */
-static inline bool mapdev_is_shmem(struct file *file)
+static inline int mapdev_is_shmem(struct file *file)
 {
 #ifdef EMPTY_VMA_FLAGS	/* a later kernel than 6.9, and shmem_file_setup() is another */
 	return shmem_mapping(file->f_mapping);
 #else
 	struct file *known = shmem_file_setup("mapdev", 0, 0);
-	bool same;
+	int same;
 
-	if (IS_ERR(known))
-		return false;
+	if (IS_ERR(known))	/* ENOSPC, too, is an inode that could not be allocated */
+		return -ENOMEM;
 	same = file->f_mapping->a_ops == known->f_mapping->a_ops;
 	fput(known);
 	return same;

@@ -353,11 +353,12 @@ static int mapdev_control_wake(struct mapdev_control *control, void __user *argp
 
 	if (copy_from_user(&wake, argp, sizeof(wake)))
 		return -EFAULT;
-	if (wake.reserved)
+	if (wake.reserved || wake.events & ~(u32)MAPDEV_POLL_MASK)
 		return -EINVAL;
 	if (!device)
 		return -ENODEV;
-	mapdev_device_wake(device, wake.file, (__force __poll_t)(wake.events ?: ~0U));
+	mapdev_device_wake(device, wake.file,
+			   (__force __poll_t)(wake.events ?: MAPDEV_POLL_MASK));
 	return 0;
 }
 

@@ -58,9 +58,15 @@
  * A memory's pages are at (id << MAPDEV_LENGTH_BITS) of the control. Ids fit in what is left of a
  * positive loff_t.
  */
-#define MAPDEV_LENGTH_BITS	40
+#define MAPDEV_LENGTH_BITS	44
 #define MAPDEV_MAX_LENGTH	(1ULL << MAPDEV_LENGTH_BITS)
 #define MAPDEV_MAX_MEMORIES	((1U << (63 - MAPDEV_LENGTH_BITS)) - 1)
+
+/*
+ * What poll may say, and a wake may name: POLLFREE, for one, would take epoll off the wait queue.
+ */
+#define MAPDEV_POLL_MASK	(POLLIN | POLLPRI | POLLOUT | POLLERR | POLLHUP | POLLRDNORM | \
+				 POLLRDBAND | POLLWRNORM | POLLWRBAND | POLLMSG | POLLRDHUP)
 
 struct mapdev_call;
 struct mapdev_control;
@@ -108,7 +114,7 @@ struct mapdev_call {
 	struct mapdev_message message;
 	struct mapdev_message interrupt;
 	struct task_struct *task;	/* whose memory FETCH and STORE may touch, or NULL */
-	struct mapdev_mem *page_of;	/* FAULT, PAGE_MKWRITE; held by the waiters' areas */
+	struct mapdev_mem *page_of;	/* FAULT, VM_FAULT, PAGE_MKWRITE; held by the waiters' areas */
 	u32 payload_max;		/* bytes of payload that a reply may have */
 
 	/* the answer, once it is DONE */

@@ -102,12 +102,16 @@ static int mapdev_take_memfd(struct mapdev_mem *memory, int fd, u64 length)
 {
 	struct file *memfd = fget(fd);
 	int error = -EBADF;
+	bool is_shmem;
 
 	if (!memfd)
 		return error;
+	error = S_ISREG(file_inode(memfd)->i_mode) ? mapdev_is_shmem(memfd) : 0;
+	if (error < 0)
+		goto put;
+	is_shmem = error;
 	error = -EINVAL;
-	if (!S_ISREG(file_inode(memfd)->i_mode) || !mapdev_is_shmem(memfd) ||
-	    !(mapdev_seals(memfd) & F_SEAL_SHRINK))
+	if (!is_shmem || !(mapdev_seals(memfd) & F_SEAL_SHRINK))
 		goto put;
 	if (i_size_read(file_inode(memfd)) < length)
 		goto put;
@@ -467,8 +471,8 @@ static struct page *mapdev_next_page(struct mapdev_mem *memory, unsigned long *p
 }
 
 /*
- * Unmap pages from every program, private copies excepted: the next access faults, and the next
- * store is PAGE_MKWRITE. `drop`: FAULT memory forgets them.
+ * Unmap pages from every program, private copies excepted: the next access faults and is VM_FAULT,
+ * and the next store is PAGE_MKWRITE. `drop`: FAULT memory forgets them.
  */
 void mapdev_memory_unmap(struct mapdev_mem *memory, pgoff_t first, pgoff_t npages, bool drop)
 {
@@ -480,7 +484,7 @@ void mapdev_memory_unmap(struct mapdev_mem *memory, pgoff_t first, pgoff_t npage
 	/* what has been allowed and not been used yet is not allowed any more */
 	spin_lock(&memory->lock);
 	for (outcome = memory->outcomes; outcome < memory->outcomes + MAPDEV_OUTCOMES; outcome++)
-		if (outcome->opcode == MAPDEV_PAGE_MKWRITE && outcome->pgoff - first < npages)
+		if (outcome->opcode != MAPDEV_FAULT && outcome->pgoff - first < npages)
 			outcome->task = NULL;
 	spin_unlock(&memory->lock);
 

@@ -24,9 +24,6 @@
 
 #include "mapdev.h"
 
-#define MAPDEV_POLL_MASK	(POLLIN | POLLPRI | POLLOUT | POLLERR | POLLHUP | POLLRDNORM | \
-				 POLLRDBAND | POLLWRNORM | POLLWRBAND | POLLMSG | POLLRDHUP)
-
 void mapdev_queue_init(struct mapdev_queue *queue)
 {
 	spin_lock_init(&queue->lock);

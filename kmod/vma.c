@@ -26,9 +26,12 @@
  * author is asked once more, which is harmless. No operation with faults that ask has map_pages,
  * which is the kernel's condition for calling it with nothing but the lock of the area held.
  *
- * PAGE_MKWRITE is asked for by the same way, in the fault of a store. The kernel's page_mkwrite()
- * cannot let go of mmap_lock: when a page that is mapped read-only is stored into it unmaps the
- * page, so that the store becomes a fault.
+ * VM_FAULT is asked for by the same way, before the page is looked up. That it was allowed is used
+ * up under the page's lock, so that what is taken away meanwhile is told again.
+ *
+ * PAGE_MKWRITE is asked for so, too, in the fault of a store. The kernel's page_mkwrite() cannot
+ * let go of mmap_lock: when a page that is mapped read-only is stored into it unmaps the page, so
+ * that the store becomes a fault.
  */
 #include <linux/file.h>
 #include <linux/mount.h>
@@ -186,6 +189,13 @@ static bool mapdev_area_gone(struct mapdev_area *area)
 	return area->file && mapdev_gone(area->file);
 }
 
+/* Whether the author hears of a fault on a page that is there already. */
+static bool mapdev_tells_faults(struct mapdev_area *area)
+{
+	return area->file && area->memory->kind != MAPDEV_MEM_FAULT &&
+	       mapdev_asks(area->file, MAPDEV_VM_FAULT);
+}
+
 /* -- notices --------------------------------------------------------------------------------- */
 
 static void mapdev_describe(struct mapdev_vma_in *in, struct vm_area_struct *vma, u64 memory)
@@ -306,8 +316,8 @@ static vm_fault_t mapdev_fault_ask(struct vm_fault *vmf, u32 opcode)
 	int error;
 
 	error = mapdev_outcome_find(memory, in.pgoff, opcode, false);
-	if (!error && opcode == MAPDEV_PAGE_MKWRITE)
-		return 0;	/* page_mkwrite() takes it */
+	if (!error)
+		return 0;	/* taken when the page is mapped */
 	if (error < 0 && vmf->flags & FAULT_FLAG_TRIED)
 		return VM_FAULT_SIGBUS;
 
@@ -320,7 +330,7 @@ static vm_fault_t mapdev_fault_ask(struct vm_fault *vmf, u32 opcode)
 		error = mapdev_call_page(area->file, memory, opcode, &in);
 		if (error)
 			return VM_FAULT_SIGBUS;
-		if (opcode == MAPDEV_PAGE_MKWRITE)
+		if (opcode != MAPDEV_FAULT)
 			mapdev_outcome_keep(memory, in.pgoff, opcode, 0);
 		return 0;
 	}
@@ -328,7 +338,7 @@ static vm_fault_t mapdev_fault_ask(struct vm_fault *vmf, u32 opcode)
 	file = get_file(vma->vm_file);	/* keeps the area; vma may be gone once the lock is */
 	mmap_read_unlock(vma->vm_mm);
 	error = mapdev_call_page(area->file, memory, opcode, &in);
-	if (error || opcode == MAPDEV_PAGE_MKWRITE)
+	if (error || opcode != MAPDEV_FAULT)
 		mapdev_outcome_keep(memory, in.pgoff, opcode, error);
 	fput(file);
 	return VM_FAULT_RETRY;
@@ -363,14 +373,23 @@ static vm_fault_t mapdev_vm_fault(struct vm_fault *vmf)
 {
 	struct mapdev_area *area = mapdev_area_of(vmf->vma);
 	struct mapdev_mem *memory = area->memory;
+	bool told = mapdev_tells_faults(area);
 	struct page *page;
 	vm_fault_t ret;
 
 	if (mapdev_area_gone(area) || vmf->pgoff >= memory->npages)
 		return VM_FAULT_SIGBUS;
-	if (memory->kind == MAPDEV_MEM_DMA)
+	if (told) {
+		ret = mapdev_fault_ask(vmf, MAPDEV_VM_FAULT);
+		if (ret)
+			return ret;
+	}
+	if (memory->kind == MAPDEV_MEM_DMA) {
+		if (told && mapdev_outcome_find(memory, vmf->pgoff, MAPDEV_VM_FAULT, true))
+			return VM_FAULT_NOPAGE;
 		return mapdev_insert_pfn(vmf->vma, vmf->address & PAGE_MASK,
 					 page_to_pfn(virt_to_page(memory->vaddr)) + vmf->pgoff);
+	}
 
 	page = mapdev_memory_page(memory, vmf->pgoff);
 	if (!page && area->file && mapdev_asks(area->file, MAPDEV_FAULT)) {
@@ -391,12 +410,13 @@ static vm_fault_t mapdev_vm_fault(struct vm_fault *vmf)
 			put_page(page);
 			return ret;
 		}
-	} else if (vmf->vma->vm_flags & VM_MIXEDMAP) {
+	} else if (vmf->vma->vm_flags & VM_MIXEDMAP && !told) {
 		mapdev_fault_around(vmf, memory);
 	}
 
 	lock_page(page);
-	if (!mapdev_memory_holds(memory, vmf->pgoff, page)) {
+	if (!mapdev_memory_holds(memory, vmf->pgoff, page) ||
+	    (told && mapdev_outcome_find(memory, vmf->pgoff, MAPDEV_VM_FAULT, true))) {
 		unlock_page(page);
 		put_page(page);
 		return VM_FAULT_NOPAGE;
@@ -419,6 +439,8 @@ static vm_fault_t mapdev_vm_page_mkwrite(struct vm_fault *vmf)
 	    !mapdev_outcome_find(memory, vmf->pgoff, MAPDEV_PAGE_MKWRITE, true))
 		return VM_FAULT_LOCKED;
 	unlock_page(vmf->page);
+	if (mapdev_tells_faults(area))	/* not again, because of what we do here */
+		mapdev_outcome_keep(memory, vmf->pgoff, MAPDEV_VM_FAULT, 0);
 	unmap_mapping_range(memory->mapping, (loff_t)vmf->pgoff << PAGE_SHIFT, PAGE_SIZE, 0);
 	return VM_FAULT_NOPAGE;
 }
@@ -526,7 +548,8 @@ int mapdev_area_map(struct vm_area_struct *vma, struct mapdev_mem *memory, struc
 	if (file && mapdev_asks(file, MAPDEV_PAGE_MKWRITE))
 		vma->vm_ops = &mapdev_vm_mkwrite_ops;
 	else
-		vma->vm_ops = memory->memfd ? &mapdev_vm_memfd_ops : &mapdev_vm_ops;
+		vma->vm_ops = memory->memfd && !mapdev_tells_faults(area) ?
+			      &mapdev_vm_memfd_ops : &mapdev_vm_ops;
 	vma->vm_private_data = area;
 	vma->vm_pgoff = pgoff;
 	vma_set_file(vma, filp);

@@ -10,8 +10,7 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab.process import CommandError, need, run
-from mapdev.errors import HostError
+from lab.process import CommandError, Unavailable, need, run
 
 MIRROR, SECURITY_MIRROR = "MAPDEV_LAB_MIRROR", "MAPDEV_LAB_SECURITY_MIRROR"
 """Environment variables for hosts whose apt sources name no Debian mirror."""
@@ -44,7 +43,7 @@ def parse_mirrors(text: str, codename: str) -> tuple[str, str] | None:
 
 
 async def mirrors() -> tuple[str, str]:
-    """The Debian mirror and security mirror that this machine uses. Raises ``HostError``."""
+    """The Debian mirror and security mirror that this machine uses. Raises ``Unavailable``."""
     if os.environ.get(MIRROR):
         return os.environ[MIRROR], os.environ.get(SECURITY_MIRROR) or os.environ[MIRROR].rstrip("/") + "-security"
     release = platform.freedesktop_os_release()
@@ -59,7 +58,7 @@ async def mirrors() -> tuple[str, str]:
         text = await run("asking for the mirror", command, timeout=_RESOLVE_TIMEOUT)
         if found := parse_mirrors(text, release.get("VERSION_CODENAME", "")):
             return found
-    raise HostError(f"this machine's apt sources name no Debian mirror; name one with {MIRROR}=URI")
+    raise Unavailable(f"this machine's apt sources name no Debian mirror; name one with {MIRROR}=URI")
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ class Apt:
         (self.directory / "status").touch()
         keyring = next((path for path in _KEYRINGS if path.exists()), None)
         if keyring is None:
-            raise HostError("the lab needs the keys of Debian: apt-get install debian-archive-keyring")
+            raise Unavailable("the lab needs the keys of Debian: apt-get install debian-archive-keyring")
         mirror, security = await mirrors()
         base = self.suite.removesuffix("-backports")
         suites = [(mirror, base), (security, base + "-security")]
@@ -126,12 +125,12 @@ class Apt:
         return {**os.environ, "APT_CONFIG": str(self.directory / "apt.conf"), "LC_ALL": "C"}
 
     async def update(self) -> None:
-        """Ask the mirror what there is now. Raises ``CommandError``."""
+        """Ask the mirror what there is now. Raises ``Unavailable``."""
         await self._configure()
         try:
             await self._get("asking the mirror", "update", "-qq", "--error-on=any", timeout=_UPDATE_TIMEOUT)
         except CommandError as error:
-            raise CommandError(f"the mirror does not give the suite {self.suite}", error.detail) from None
+            raise Unavailable(f"the mirror does not give the suite {self.suite}", error.detail) from None
 
     async def resolve(self, *packages: str) -> list[Package]:
         """The packages, and all that they need, as nothing were installed. Raises ``CommandError``."""
@@ -146,14 +145,17 @@ class Apt:
         return parse_uris(text)
 
     async def download(self, *packages: Package) -> list[Path]:
-        """The files of these packages, checked by apt. They are the caller's to delete. Raises ``CommandError``."""
+        """The files of these packages, checked by apt. They are the caller's to delete. Raises ``Unavailable``."""
         wanted = [f"{package.name}={package.version}" for package in packages]
         # `download`, unlike `install --download-only`, takes the packages alone and writes into the current directory
         script = 'cd "$1" && shift && exec apt-get download -qq "$@"'
-        await run(
-            f"{self.suite}: downloading", ["sh", "-c", script, "sh", self.archives, *wanted],
-            timeout=_DOWNLOAD_TIMEOUT, env=self._environment(),
-        )  # fmt: skip
+        try:
+            await run(
+                f"{self.suite}: downloading", ["sh", "-c", script, "sh", self.archives, *wanted],
+                timeout=_DOWNLOAD_TIMEOUT, env=self._environment(),
+            )  # fmt: skip
+        except CommandError as error:
+            raise Unavailable(str(error), error.detail) from None
         return [self.archives / package.file for package in packages]
 
 

@@ -27,8 +27,11 @@ _CPU = 4  # seconds of processor for each second of a guest's, at most
 # machine no time-out in the guest expires too early, and sleeping costs nothing
 _BY_INSTRUCTIONS = ("-icount", "shift=2,sleep=off")
 
-# What finds bad memory accesses in a stock kernel, and the option of its configuration that it takes
-_DEBUG = {"KFENCE": "kfence.sample_interval=100", "SLUB_DEBUG": "slub_debug=FZPU", "PAGE_POISONING": "page_poison=1"}
+# What finds bad memory accesses, and the option of the kernel's configuration that it takes
+_DEBUG = {
+    "KFENCE": "kfence.sample_interval=100", "SLUB_DEBUG": "slub_debug=FZPU", "PAGE_POISONING": "page_poison=1",
+    "KASAN": "kasan_multi_shot",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
-"""How like a file of tmpfs is a served device? ``python -m lab.fidelity`` writes docs/fidelity.md.
+"""How like a file of tmpfs is a served device? ``python -m lab.fidelity`` (make fidelity) writes docs/fidelity.md.
 
-The same device, ram:64K, is looked at by `mapdev verify` wherever it can be served: over FUSE on this machine, and by
+The same device, a ram, is looked at by `mapdev verify` wherever it can be served: over FUSE on this machine, and by
 the kernel module in guests of every kernel of the lab.
 """
 
@@ -27,20 +27,20 @@ from mapdev.hosts.fuse.host import FuseHost
 from mapdev.hosts.fuse.session import Mode
 
 PAGE = REPOSITORY / "docs" / "fidelity.md"
-SIZE = 64 << 10
+SIZE = 32 << 10  # less than `mapdev verify` reads in search of an end
 
-_BODY = b"""
+_BODY = f"""
 import subprocess, sys
 from mapdev.devices import Ram
 from mapdev.hosts.kmod.host import KmodHost
 
 subprocess.run(["insmod", "/lab/modules/mapdev.ko"], check=True)
-with KmodHost({"ram": Ram(65536)}):
+with KmodHost({{"ram": Ram({SIZE})}}):
     verify = [sys.executable, "-m", "mapdev", "verify", "--json", "--timeout", "60", "/dev/ram"]
     said = subprocess.run(verify, stdout=subprocess.PIPE, text=True, timeout=1500).stdout
 print("fidelity " + " ".join(said.split()))
 print("ok verify has run")
-"""
+""".encode()
 _CHECK = Check(body="fidelity.py", modules=("kmod",), python=True, timeout=1800)
 
 
@@ -92,7 +92,7 @@ def page(columns: list[Column], about: str) -> str:
     lines = [
         "# How like a file of tmpfs a served device is",
         "",
-        "Written by `python -m lab.fidelity`, and not by hand: what `mapdev verify` says of one device, `ram:64K`,",
+        f"Written by `make fidelity`, and not by hand: what `mapdev verify` says of one device, `ram:{SIZE >> 10}K`,",
         f"served in every way, beside a file of tmpfs. {about}",
         "",
         "| check | " + " | ".join(column.title for column in columns) + " |",
@@ -120,7 +120,8 @@ def page(columns: list[Column], about: str) -> str:
         "",
         "What these checks do not see: to `stat` a device is a regular file over FUSE, and a character device by the",
         "module; Python sees a store of a program at once in shared memory and by the module, on demand at msync,",
-        "munmap or `pull()`.",
+        "munmap or `pull()`. Past the end of a device, mmap(2) is EINVAL by the module; over FUSE, as in tmpfs, it",
+        "succeeds, and an access is SIGBUS.",
     ]
     return "\n".join(lines) + "\n"
 

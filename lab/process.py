@@ -21,12 +21,18 @@ class CommandError(HostError):
     """A program that failed or did not end in time; ``detail`` is what it has printed."""
 
 
+class Unavailable(HostError):  # noqa: N818 - what it says of the machine
+    """What the lab works with cannot be had on this machine: a program, a kernel's packages, a namespace."""
+
+    exit_code = 3
+
+
 def need(program: str, package: str) -> str:
-    """The path of a program. Raises ``HostError`` that names its Debian package."""
+    """The path of a program. Raises ``Unavailable`` that names its Debian package."""
     # an ordinary user's PATH often lacks the system's programs
     path = shutil.which(program) or shutil.which(program, path="/usr/sbin:/sbin")
     if path is None:
-        raise HostError(f"the lab needs the program {program}: apt-get install {package}")
+        raise Unavailable(f"the lab needs the program {program}: apt-get install {package}")
     return path
 
 

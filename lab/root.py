@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lab.kernels import REPOSITORY
-from lab.process import need, run
+from lab.process import CommandError, Unavailable, need, run
 
 _NODES = ("null", "zero", "urandom")
 _PLACES = ("proc", "dev", "tmp", "source", "build")
@@ -43,12 +43,18 @@ def furnish(root: Path) -> None:
 async def enter(
     what: str, root: Path, build: Path, command: Sequence[str], *, timeout: float, source: Path = REPOSITORY
 ) -> str:
-    """Run a command in a root: the repository is at /source, `build` at /build. Raises ``CommandError``.
+    """Run a command in a root: the repository is at /source, `build` at /build.
 
-    Its mounts and processes are in namespaces of their own, which end with it.
+    Its mounts and processes are in namespaces of their own, which end with it. Raises ``CommandError``, or
+    ``Unavailable`` where this user may not make namespaces.
     """
     user = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
     namespaces = [need("unshare", "util-linux"), *user, "--mount", "--pid", "--fork", "--kill-child"]
-    return await run(
-        what, [*namespaces, "sh", "-c", _ENTER, "sh", root, source, build, *command], timeout=timeout
-    )  # fmt: skip
+    try:
+        return await run(
+            what, [*namespaces, "sh", "-c", _ENTER, "sh", root, source, build, *command], timeout=timeout
+        )
+    except CommandError as error:
+        if error.detail.startswith("unshare: "):
+            raise Unavailable(f"the lab needs namespaces of its own: {error.detail.splitlines()[0]}") from None
+        raise

@@ -1,7 +1,9 @@
 """Every check on every kernel, and a table. ``python -m lab.run`` (make lab)."""
 
 import asyncio
+import os
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,12 +16,12 @@ from rich.text import Text
 from lab import cache, check, console
 from lab.boot import boot
 from lab.fetch import Fetched
-from lab.process import main
+from lab.process import Unavailable, main
 from lab.report import Verdict
 from lab.sources import kernel_named, names
 from mapdev.errors import MapdevError
 
-_GUESTS = 2  # at once; one guest keeps one processor busy
+_GUESTS = min(2, len(os.sched_getaffinity(0)))  # at once; one guest keeps one processor busy
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,13 @@ class Cell:
     verdict: Verdict
     logs: Path | None = None
     detail: str = ""
+    unavailable: bool = False
+    """Nothing was tried, as something that it takes cannot be had here."""
+
+    @classmethod
+    def of(cls, error: MapdevError) -> "Cell":
+        """One that came to no boot."""
+        return cls(Verdict(failed=[str(error)]), detail=error.detail, unavailable=isinstance(error, Unavailable))
 
 
 async def one(kernel: Fetched, name: str) -> Cell:
@@ -36,12 +45,12 @@ async def one(kernel: Fetched, name: str) -> Cell:
     try:
         run = await boot(kernel, check.load(name), name)
     except MapdevError as error:
-        return Cell(Verdict(failed=[str(error)]), detail=error.detail)
+        return Cell.of(error)
     return Cell(run.verdict, run.logs)
 
 
 async def every(kernels: list[str], checks: list[str]) -> tuple[dict[tuple[str, str], Cell], dict[str, str]]:
-    """All checks on all kernels, two guests at once; and the releases of the kernels."""
+    """All checks on all kernels, at most two guests at once; and the releases of the kernels."""
     guests = asyncio.Semaphore(_GUESTS)
     cells: dict[tuple[str, str], Cell] = {}
     releases: dict[str, str] = {}
@@ -62,7 +71,7 @@ async def every(kernels: list[str], checks: list[str]) -> tuple[dict[tuple[str, 
         kernel = await kernel_of(name)
         if isinstance(kernel, MapdevError):
             for each in checks:
-                cells[name, each] = Cell(Verdict(failed=[str(kernel)]), detail=kernel.detail)
+                cells[name, each] = Cell.of(kernel)
             return
         releases[name] = kernel.release
         async with asyncio.TaskGroup() as group:
@@ -81,7 +90,7 @@ def summary(cell: Cell) -> str:
     skipped = f", {len(verdict.skipped)} skipped" if verdict.skipped else ""
     if verdict.good:
         return f"{len(verdict.ok)} ok{skipped}  {verdict.seconds:.1f} s"
-    return f"FAILED ({len(verdict.failed)}){skipped}"
+    return "not to be had" if cell.unavailable else f"FAILED ({len(verdict.failed)}){skipped}"
 
 
 def below(cells: dict[tuple[str, str], Cell]) -> list[str]:
@@ -90,12 +99,21 @@ def below(cells: dict[tuple[str, str], Cell]) -> list[str]:
     for (kernel, name), cell in cells.items():
         for reason in cell.verdict.skipped:
             skipped.setdefault(f"{name}: skipped: {reason}", []).append(kernel)
-        lines += [f"{kernel} {name}: FAILED: {reason}" for reason in cell.verdict.failed]
+        what = "cannot be tried here" if cell.unavailable else "FAILED"
+        lines += [f"{kernel} {name}: {what}: {reason}" for reason in cell.verdict.failed]
         if cell.detail:
             lines += ["    " + line for line in cell.detail.strip().splitlines()[-20:]]
         if cell.verdict.failed and cell.logs:
             lines.append(f"{kernel} {name}: the logs are {cell.logs}/result and console")
     return [f"{', '.join(kernels)} {what}" for what, kernels in skipped.items()] + lines
+
+
+def exit_code(cells: Iterable[Cell]) -> int:
+    """What the command ends with."""
+    bad = [cell for cell in cells if not cell.verdict.good]
+    if not bad:
+        return 0
+    return Unavailable.exit_code if all(cell.unavailable for cell in bad) else 1
 
 
 def _styled(cell: Cell) -> Text:
@@ -107,7 +125,11 @@ def _styled(cell: Cell) -> Text:
 @click.option("--checks", default="", help="Names of checks; default: all.")
 @click.option("--list", "listing", is_flag=True, help="Say which kernels and checks there are.")
 def command(kernels: str, checks: str, listing: bool) -> None:
-    """Run checks in guests of many kernels. Exit code 1 if one failed."""
+    """Run checks in guests of many kernels.
+
+    Exit code 1 if one failed; 3 if none did, but some could not be tried, as a program, a kernel's packages or a
+    namespace cannot be had on this machine.
+    """
     if listing:
         console.say("kernels: " + " ".join(names("")) + "\nchecks: " + " ".join(check.names()))
         return
@@ -126,8 +148,7 @@ def command(kernels: str, checks: str, listing: bool) -> None:
     for line in below(cells):
         console.say(line)
     console.note(f"in {time.monotonic() - started:.0f} s")
-    if any(not cell.verdict.good for cell in cells.values()):
-        raise SystemExit(1)
+    raise SystemExit(exit_code(cells.values()))
 
 
 if __name__ == "__main__":

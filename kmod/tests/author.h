@@ -34,7 +34,7 @@
 #define NAME		"mapdev_test"
 #define DEV		"/dev/" NAME
 #define ALL_OPS		(MAPDEV_OP(MAPDEV_INTERRUPT) - MAPDEV_OP(MAPDEV_OPEN))
-#define LONG_ENOUGH	30000	/* ms: something hangs */
+#define LONG_ENOUGH	120000	/* ms: something hangs */
 
 /* -- how a test fails ------------------------------------------------------------------------ */
 
@@ -130,6 +130,7 @@ static inline size_t body_size(__u32 opcode)
 		return sizeof(struct mapdev_vma_in);
 	case MAPDEV_FAULT:
 	case MAPDEV_PAGE_MKWRITE:
+	case MAPDEV_VM_FAULT:
 		return sizeof(struct mapdev_fault_in);
 	case MAPDEV_FSYNC:
 		return sizeof(struct mapdev_fsync_in);

@@ -195,6 +195,45 @@ out:
 	author_stop(&author);
 }
 
+/* An event for each wake, for one who hears of changes only; and a mask that is none is refused. */
+static void test_wake_of_any_event(void)
+{
+	struct mapdev_wake wake = { .events = 0 };
+	int pipes[2] = { -1, -1 };
+	struct author author;
+	char byte;
+	pid_t pid;
+
+	CHECK(!author_start(&author, ALL_OPS, MAPDEV_MEM_NONE, 0, poll_when_told));
+	CHECK(!pipe(pipes));
+	pid = fork();
+	if (!pid) {
+		struct epoll_event event = { .events = EPOLLIN | EPOLLET };
+		int fd = open(DEV, O_RDWR), epoll = epoll_create1(0);
+
+		close(author.fd);
+		MUST(!epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event));
+		for (int i = 0; i < 3; i++) {
+			MUST(epoll_wait(epoll, &event, 1, i ? LONG_ENOUGH : 0) == !!i);
+			MUST(write(pipes[1], "", 1) == 1);
+		}
+		_exit(0);
+	}
+	CHECK(read(pipes[0], &byte, 1) == 1);
+	author.value = POLLIN;
+	for (int i = 0; i < 2; i++)
+		CHECK(!ioctl(author.fd, MAPDEV_IOC_WAKE, &wake) && read(pipes[0], &byte, 1) == 1);
+	CHECK(ended(pid) == 0);
+	wake.events = 0x4000;	/* POLLFREE, in the kernel */
+	CHECK(FAILS(ioctl(author.fd, MAPDEV_IOC_WAKE, &wake), EINVAL));
+	wake.events = POLLIN | 1U << 31;
+	CHECK(FAILS(ioctl(author.fd, MAPDEV_IOC_WAKE, &wake), EINVAL));
+out:
+	close(pipes[0]);
+	close(pipes[1]);
+	author_stop(&author);
+}
+
 /* -- areas ----------------------------------------------------------------------------------- */
 
 static void test_areas_balance(void)
@@ -427,6 +466,76 @@ out:
 	author_stop(&author);
 }
 
+/*
+ * What is told of pages that are there: each first touch through an area, and nothing of what is
+ * around it.
+ */
+static void refuse_the_last(struct author *author, struct request *request, size_t body_len)
+{
+	int last = request->head.opcode == MAPDEV_VM_FAULT && request->body.fault.pgoff == 7;
+
+	if (request->head.opcode == MAPDEV_VM_FAULT)
+		author->value = author->value * 16 + request->body.fault.pgoff;
+	if (last)
+		answer(author, request->head.unique, -EIO, 0, NULL, 0);
+	else
+		succeed(author, request, body_len);
+}
+
+static void test_vm_fault(void)
+{
+	static const __u32 kinds[] = { MAPDEV_MEM_MEMFD, MAPDEV_MEM_ARRAY, MAPDEV_MEM_VMALLOC,
+				       MAPDEV_MEM_CONTIGUOUS, MAPDEV_MEM_DMA, MAPDEV_MEM_FAULT };
+	const __u64 asked[] = { 0, MAPDEV_OP(MAPDEV_PAGE_MKWRITE) };
+	struct mapdev_range range;
+	struct author author = { .fd = -1 };
+	volatile int *n = author.counts;
+	int down[2], up[2];
+	char byte;
+	pid_t pid;
+
+	for (unsigned int i = 0; i < 2 * sizeof(kinds) / sizeof(kinds[0]); i++) {
+		__u32 kind = kinds[i / 2];
+
+		CHECK(!author_start(&author, asked[i % 2] | MAPDEV_OP(MAPDEV_VM_FAULT) |
+				    (kind == MAPDEV_MEM_FAULT ? MAPDEV_OP(MAPDEV_FAULT) : 0),
+				    kind, 8 * PAGE, refuse_the_last));
+		CHECK(!pipe(down) && !pipe(up));
+		pid = fork();
+		if (!pid) {
+			int fd = open(DEV, O_RDWR);
+			char *a = mmap(NULL, 8 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+			char *b = mmap(NULL, 8 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
+
+			close(author.fd);
+			MUST(a != MAP_FAILED && b != MAP_FAILED);
+			MUST(!touch(a + PAGE, 0) && !touch(a + PAGE, 0) && !touch(a + PAGE, 1));
+			MUST(!touch(a + 2 * PAGE, 1) && !touch(b + PAGE, 1));
+			if (kind != MAPDEV_MEM_FAULT)
+				MUST(touch(a + 7 * PAGE, 0) == SIGBUS && touch(b + 7 * PAGE, 1) == SIGBUS);
+			MUST(write(up[1], "", 1) == 1 && read(down[0], &byte, 1) == 1);
+			MUST(!touch(a + PAGE, 0) && !touch(b + PAGE, 1));
+			_exit(0);
+		}
+		CHECK(read(up[0], &byte, 1) == 1);
+		CHECK(author.value == (kind == MAPDEV_MEM_FAULT ? 0 : 0x12177));
+		memset(&range, 0, sizeof(range));
+		range.memory = author.create.memory.id;
+		CHECK(!ioctl(author.fd, MAPDEV_IOC_REVOKE, &range));
+		CHECK(write(down[1], "", 1) == 1);
+		CHECK(ended(pid) == 0);
+		CHECK(author.value == (kind == MAPDEV_MEM_FAULT ? 0 : 0x121771));
+		CHECK(n[MAPDEV_VM_FAULT] == (kind == MAPDEV_MEM_FAULT ? 0 : 6));
+		close(up[0]);
+		close(up[1]);
+		close(down[0]);
+		close(down[1]);
+		author_stop(&author);
+	}
+out:
+	author_stop(&author);
+}
+
 static void refuse_stores(struct author *author, struct request *request, size_t body_len)
 {
 	if (request->head.opcode == MAPDEV_PAGE_MKWRITE)
@@ -535,10 +644,12 @@ int main(int argc, char **argv)
 		{ "calls", test_calls },
 		{ "ioctl-nested", test_ioctl_nested },
 		{ "poll-and-wake", test_poll_and_wake },
+		{ "wake-of-any-event", test_wake_of_any_event },
 		{ "areas-balance", test_areas_balance },
 		{ "mmap-answers", test_mmap_answers },
 		{ "faults", test_faults },
 		{ "mkwrite", test_mkwrite },
+		{ "vm-fault", test_vm_fault },
 		{ "mkwrite-refused", test_mkwrite_refused },
 		{ "interrupted", test_interrupted },
 		{ "proc", test_proc },

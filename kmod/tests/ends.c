@@ -143,6 +143,7 @@ static const struct waiting places[] = {
 	{ "poll", in_poll, ASKS(MAPDEV_POLL) },
 	{ "mmap", in_mmap, ASKS(MAPDEV_MMAP) },
 	{ "fault", in_fault, ASKS(MAPDEV_FAULT) },
+	{ "vm_fault", in_fault, ASKS(MAPDEV_VM_FAULT) },
 	{ "mkwrite", in_mkwrite, ASKS(MAPDEV_PAGE_MKWRITE) },
 	{ "fault of read", in_fault_of_read, ASKS(MAPDEV_FAULT) },
 };

@@ -49,7 +49,7 @@ static void test_create_checked(void)
 	CHECK(CHANGE(c->version = 2) == EINVAL);
 	CHECK(CHANGE(c->flags = 1 << 4) == EINVAL);
 	CHECK(CHANGE(c->ops = 1) == EINVAL);
-	CHECK(CHANGE(c->ops = 1ULL << 14) == EINVAL);
+	CHECK(CHANGE(c->ops = 1ULL << 15) == EINVAL);
 	CHECK(CHANGE(c->mode = 04777) == EINVAL);
 	CHECK(CHANGE(c->reserved[3] = 1) == EINVAL);
 	CHECK(CHANGE(c->flags = MAPDEV_PERSIST; c->ops = MAPDEV_OP(MAPDEV_READ)) == EINVAL);
@@ -73,13 +73,15 @@ out:
 	return;
 }
 
-static const __u64 huge[] = { 1ULL << 62, (1ULL << 63) - PAGE, 1ULL << 63, -PAGE, 1ULL << 41 };
+static const __u64 huge[] = { 1ULL << 62, (1ULL << 63) - PAGE, 1ULL << 63, -PAGE,
+			      (1ULL << 44) + PAGE };
 
 static void test_sizes(void)
 {
 	struct mapdev_version before, after;
 	struct mapdev_memory memory;
 	struct author author;
+	char *last;
 	int error;
 
 	CHECK(!author_create(&author, 0, 0, MAPDEV_MEM_NONE, 0, NULL));
@@ -95,7 +97,11 @@ static void test_sizes(void)
 	}
 	CHECK(new_memory(&author, &memory, MAPDEV_MEM_CONTIGUOUS, 1ULL << 23, -1, NULL) == -ENOMEM);
 	/* sparse memory costs what is touched, and no more than the limit in all */
-	CHECK(!new_memory(&author, &memory, MAPDEV_MEM_ARRAY, 1ULL << 40, -1, NULL));
+	CHECK(!new_memory(&author, &memory, MAPDEV_MEM_ARRAY, 1ULL << 44, -1, NULL));
+	last = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, author.fd,
+		    memory.map_offset + (1ULL << 44) - PAGE);
+	CHECK(last != MAP_FAILED && !touch(last, 1));
+	CHECK(!munmap(last, PAGE) && !ioctl(author.fd, MAPDEV_IOC_PUT, &memory.id));
 	error = 0;
 	for (int i = 0; i < 100000 && !error; i++)
 		error = new_memory(&author, &memory, MAPDEV_MEM_VMALLOC, 64 * PAGE, -1, NULL);

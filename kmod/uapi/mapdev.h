@@ -54,11 +54,14 @@ enum mapdev_opcode {
 	MAPDEV_PAGE_MKWRITE	= 11,	/* request: the first store into a page since it was mapped or write-protected */
 	MAPDEV_FSYNC		= 12,	/* request: fsync(2), msync(2) */
 	MAPDEV_INTERRUPT	= 13,	/* notice: the program that waits for request body.unique has a signal */
+	MAPDEV_VM_FAULT		= 14,	/* request: a page is touched that the program's page table has not; not of MAPDEV_MEM_FAULT
+					 * memory. Mapped when it is answered, and nothing around it; a huge page is one page */
 };
 
 /* mapdev_create.ops: the operations that the author answers. What is not set is never asked, and answers as a driver
  * that does not define it: OPEN, RELEASE succeed; READ and WRITE act on the memory if the device has some, else EINVAL;
- * IOCTL ENOTTY; POLL always ready; MMAP maps the memory of the file or of the device, else ENODEV; FSYNC succeeds.
+ * IOCTL ENOTTY; POLL always ready; MMAP maps the memory of the file or of the device, else ENODEV; FSYNC succeeds; VM_FAULT
+ * maps, with what is around it.
  * INTERRUPT is always told, with its bit or without. */
 #define MAPDEV_OP(opcode)	(1ULL << (opcode))
 
@@ -111,7 +114,7 @@ struct mapdev_vma_in {		/* MAPDEV_MMAP, MAPDEV_VM_OPEN, MAPDEV_VM_CLOSE */
 
 #define MAPDEV_FAULT_WRITE	(1U << 0)	/* it was a store */
 
-struct mapdev_fault_in {	/* MAPDEV_FAULT, MAPDEV_PAGE_MKWRITE. Nothing of the program is locked. */
+struct mapdev_fault_in {	/* MAPDEV_FAULT, MAPDEV_PAGE_MKWRITE, MAPDEV_VM_FAULT. Nothing of the program is locked. */
 	__u64 memory;
 	__u64 pgoff;		/* in pages, below the length of the memory */
 	__u64 address;		/* in the program, of the page; 0: the page is touched by read(2) or write(2) */
@@ -206,7 +209,7 @@ struct mapdev_user_copy {	/* MAPDEV_IOC_FETCH, MAPDEV_IOC_STORE */
 
 struct mapdev_wake {		/* MAPDEV_IOC_WAKE */
 	__u64 file;		/* 0: every open file of the device */
-	__u32 events;		/* POLL* that may be ready now; 0: any */
+	__u32 events;		/* POLL* that may be ready now; 0: any. EINVAL: POLLNVAL, and what is no POLL* */
 	__u32 reserved;
 };
 

@@ -10,6 +10,7 @@ CHECK = Check(
         "kmod/tests/calls.c",
         "kmod/tests/ends.c",
         "kmod/tests/limits.c",
+        "kmod/tests/failing.c",
         "kmod/tests/server.c",
     ),
     include=("kmod/uapi",),

@@ -4,15 +4,16 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from lab.check import Check
+from mapdev.errors import UsageError
 
 _NEEDED = ("_pytest", "pytest", "py", "pluggy", "iniconfig", "packaging", "pygments", "pytest_timeout")
 
 
 def _place(name: str) -> Path:
-    """The directory or file of a package that is pure Python. Raises ``ModuleNotFoundError``."""
+    """The directory or file of a package that is pure Python. Raises ``UsageError``."""
     spec = find_spec(name)
     if spec is None or spec.origin is None:
-        raise ModuleNotFoundError(f"{name} is not installed here: pip install -e '.[dev]'")
+        raise UsageError(f"kmod_operations needs {name}: pip install -e '.[dev]', or leave it out with --checks")
     path = Path(spec.origin)
     return path.parent if path.name == "__init__.py" else path
 

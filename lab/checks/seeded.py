@@ -7,9 +7,12 @@ CHECK = Check(
     modules=("lab/seeded",),
     provokes=(
         ("BUG", r"WARNING: .*seeded"),
-        ("SLUB_DEBUG", r"BUG seeded .*(Poison overwritten|Object corrupt)"),
-        ("KFENCE", r"BUG: KFENCE: use-after-free read in (use_after_free|seeded_init)"),
-        ("KASAN", r"BUG: KASAN: slab-use-after-free in (use_after_free|seeded_init)"),
+        (
+            "SLUB_DEBUG",
+            r"BUG seeded .*(Poison overwritten|Object corrupt)|BUG: KASAN: slab-use-after-free in write_after_free",
+        ),
+        ("KFENCE", r"BUG: KFENCE: use-after-free read in use_after_free"),
+        ("KASAN", r"BUG: KASAN: slab-use-after-free in use_after_free"),
         ("PROVE_LOCKING", r"WARNING: possible circular locking dependency"),
         ("DEBUG_KMEMLEAK", r"kmemleak: \d+ new suspected memory leaks"),
     ),

@@ -45,7 +45,8 @@ static void leak(void)
 			pr_err("there is no memory to lose\n");
 }
 
-static void use_after_free(void)
+/* Not inline: the report has to name it. */
+static noinline void use_after_free(void)
 {
 	int i;
 
@@ -59,8 +60,8 @@ static void use_after_free(void)
 	}
 }
 
-/* SLUB's poison shows it when the object is allocated again. */
-static void write_after_free(void)
+/* SLUB's poison shows it when the object is allocated again; KASAN, which keeps freed objects back, at once. */
+static noinline void write_after_free(void)
 {
 	struct kmem_cache *cache = kmem_cache_create("seeded", OBJECT_SIZE, 0, 0, NULL);
 	volatile char *object;

@@ -122,6 +122,16 @@ class Device:
         """
         raise NotImplementedError
 
+    def vm_fault(self, file: File, vmf: VmFault) -> Answer[None]:
+        """A program touches page ``vmf.pgoff`` of the ``Pages`` that ``mmap`` answered, and its page table has not this
+        page: the first time through an area, and again once the kernel or ``wp_shared_mapping_range`` took it away.
+
+        When this returns the page is mapped, and none around it; a huge page is one page. Raise ``OSError`` (any):
+        SIGBUS. Not defined: the kernel maps what is there by itself, many pages at once. read(2) and write(2) are no
+        faults. Kernel host only, never called by FUSE.
+        """
+        raise NotImplementedError
+
     def page_mkwrite(self, file: File, vmf: VmFault) -> Answer[None]:
         """A program stores into page ``vmf.pgoff`` for the first time since it was handed over or write-protected; the
         store waits for this. Raise ``OSError`` (any): SIGBUS. Not defined: stores are not told.
@@ -131,15 +141,15 @@ class Device:
         raise NotImplementedError
 
     def vm_open(self, file: File, vma: Vma) -> Answer[None]:
-        """An area of this open has been duplicated: by fork(2), by a split (munmap(2) or mprotect(2) of a part), by
-        mremap(2). The first area comes by ``mmap``, not by this. It has happened: an exception reaches the log only.
+        """There is one area more of this open: right after ``mmap`` has answered, and when one has been duplicated by
+        fork(2), by a split (munmap(2) or mprotect(2) of a part), by mremap(2). An exception reaches the log only.
 
         Kernel host only: FUSE is not told of areas, and never calls it. Not defined: nothing.
         """
 
     def vm_close(self, file: File, vma: Vma) -> Answer[None]:
-        """An area of this open is gone: munmap(2), or the end of the process. One for each ``mmap`` and ``vm_open``.
-        Kernel host only, as ``vm_open``. Not defined: nothing."""
+        """An area of this open is gone: munmap(2), or the end of the process; or what ``mmap`` had answered was
+        not mapped after all. One for each ``vm_open``. Kernel host only, as ``vm_open``. Not defined: nothing."""
 
     def load(self, file: File, count: int, pos: int) -> Answer[BytesLike]:
         """A single instruction of a program loads `count` bytes at byte `pos` of its mapping: answer exactly so many.

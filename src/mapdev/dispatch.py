@@ -32,7 +32,7 @@ T = TypeVar("T")
 log = logging.getLogger("mapdev.device")
 
 _GETS = {
-    "fault": "SIGBUS", "page_mkwrite": "SIGBUS", "load": "SIGBUS", "store": "SIGBUS",
+    "fault": "SIGBUS", "vm_fault": "SIGBUS", "page_mkwrite": "SIGBUS", "load": "SIGBUS", "store": "SIGBUS",
     "release": "no word of it", "vm_open": "no word of it", "vm_close": "no word of it",
 }  # fmt: skip
 _OURS = {__file__, ioctl.__file__, pages.__file__}
@@ -113,6 +113,7 @@ class Dispatch:
     _mmap: Callable[..., Any]
     _fault: Callable[..., Any]
     _fsync: Callable[..., Any]
+    _vm_fault: Callable[..., Any]
     _page_mkwrite: Callable[..., Any]
     _vm_open: Callable[..., Any]
     _vm_close: Callable[..., Any]
@@ -229,6 +230,10 @@ class Dispatch:
     async def fsync(self, file: File, datasync: bool) -> None:
         """``Device.fsync``."""
         await self._told("fsync", self._fsync, file, datasync)
+
+    async def vm_fault(self, file: File, pgoff: int) -> None:
+        """``Device.vm_fault``."""
+        await self._told("vm_fault", self._vm_fault, file, VmFault(pgoff))
 
     async def page_mkwrite(self, file: File, pgoff: int) -> None:
         """``Device.page_mkwrite``."""
@@ -461,6 +466,7 @@ _DESCRIBE: dict[str, Callable[..., str]] = {
     "mmap": lambda vma: f"pgoff={vma.pgoff}, length={vma.length}",
     "fault": lambda vmf: f"pgoff={vmf.pgoff:#x} (offset {vmf.pgoff << PAGE_SHIFT:#x})",
     "fsync": lambda datasync: f"datasync={datasync}",
+    "vm_fault": lambda vmf: f"pgoff={vmf.pgoff:#x}",
     "page_mkwrite": lambda vmf: f"pgoff={vmf.pgoff:#x}",
     "vm_open": lambda vma: f"pgoff={vma.pgoff}, length={vma.length}",
     "vm_close": lambda vma: f"pgoff={vma.pgoff}, length={vma.length}",

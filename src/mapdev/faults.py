@@ -46,6 +46,7 @@ OPERATIONS: Final = (
     "mmap",
     "fsync",
     "fault",
+    "vm_fault",
     "page_mkwrite",
     "load",
     "store",
@@ -53,7 +54,7 @@ OPERATIONS: Final = (
 
 log = logging.getLogger("mapdev.faults")
 
-_SIGBUS: Final = ("fault", "page_mkwrite", "load", "store")
+_SIGBUS: Final = ("fault", "vm_fault", "page_mkwrite", "load", "store")
 _GIVEN: Final = {"write": 0, "store": 0}
 """Operations that are given data, and which argument that is: it is what a fault changes."""
 _ANSWERING: Final = ("read", "ioctl", "poll", "fault", "load")
@@ -352,7 +353,7 @@ def _where(operation: str, args: tuple[Any, ...]) -> tuple[int, int]:
             return pos, len(data)
         case "ioctl":
             return args[0], 1
-        case "fault" | "page_mkwrite":
+        case "fault" | "vm_fault" | "page_mkwrite":
             return args[0].pgoff * PAGE_SIZE, PAGE_SIZE
         case "mmap":
             return args[0].pgoff * PAGE_SIZE, args[0].length

@@ -248,8 +248,39 @@ def test_notices_of_a_file_come_in_their_order_whoever_reads_them(play: Play) ->
             module.send(opcode, file, area)
         module.send(Opcode.RELEASE, file)
         eventually(lambda: device.areas[-1] == "release")
-        assert device.areas[1:] == ["vm_open", "vm_close", "vm_open", "vm_close", "vm_close", "release"]
+        # the first vm_open is that of mmap
+        assert device.areas[1:] == ["vm_open"] + 2 * ["vm_open", "vm_close"] + ["vm_close", "release"]
     assert device.areas[0] == f"mmap {Vma(0, PAGE_SIZE, 3, True)}"
+
+
+def test_an_mmap_whose_program_was_killed_has_its_vm_close(play: Play) -> None:
+    device = Window()
+    module = play(device)
+    module.open(1)
+    module.gone.add(2)
+    module.send(Opcode.MMAP, 1, uapi.VmaIn(0, 0, PAGE_SIZE, 0, 11))
+    eventually(lambda: device.areas[1:] == ["vm_open", "vm_close"])
+
+
+def test_first_touches_of_shared_memory_are_told_if_the_author_defines_vm_fault(play: Play) -> None:
+    class Touched(Ram):
+        touched: tuple[int, ...] = ()
+
+        def vm_fault(self, file: File, vmf: VmFault) -> None:
+            if vmf.pgoff == 3:
+                raise OSError(errno.EPERM, "no")
+            self.touched += (file.id, vmf.pgoff)
+
+    device = Touched(4 * PAGE_SIZE)
+    module = play(device)
+    assert module.session.ops & op(Opcode.VM_FAULT)
+    assert not play(Ram(PAGE_SIZE)).session.ops & op(Opcode.VM_FAULT)
+    module.open(7)
+    memory = module.mmap(7, 0, 4 * PAGE_SIZE)
+    reply, payload = module.ask(Opcode.VM_FAULT, 7, uapi.FaultIn(memory, 2, 1 << 20, 0))
+    assert (reply.value, reply.flags, payload) == (0, 0, b"")
+    assert device.touched == (7, 2)
+    assert raises(errno.EPERM, lambda: module.ask(Opcode.VM_FAULT, 7, uapi.FaultIn(memory, 3, 1 << 20, 0)))
 
 
 def test_ioctls_reach_the_memory_of_the_caller_through_the_module(play: Play) -> None:

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from lab import apt, boot, build, cache, check, kernels, newc, report, sanitize
-from lab.process import CommandError, finish, run
+from lab.process import CommandError, Unavailable, finish, need, run
+from lab.run import Cell, below, exit_code, summary
 
 from mapdev.errors import HostError, UsageError
 
@@ -189,6 +190,24 @@ def test_a_complaint_that_was_provoked_has_to_come() -> None:
     assert judged("ok one\n" + END, "", ("KASAN: slab-use",)).failed == ["the kernel did not notice: KASAN: slab-use"]
 
 
+def test_what_cannot_be_had_is_no_failure_and_hides_none() -> None:
+    good, bad = Cell(report.Verdict(ok=["x"])), Cell(report.Verdict(ok=["x"], failed=["broken"]))
+    missing = Cell.of(Unavailable("no mirror", "what apt says"))
+    assert exit_code([good, good]) == 0
+    assert exit_code([good, missing]) == 3
+    assert exit_code([missing, bad]) == exit_code([Cell.of(HostError("no room"))]) == 1
+    assert summary(missing) == "not to be had"
+    assert below({("6.12", "x"): missing}) == ["6.12 x: cannot be tried here: no mirror", "    what apt says"]
+
+
+def test_a_mirror_that_does_not_answer_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not (shutil.which("apt-get") and any(path.exists() for path in apt._KEYRINGS)):
+        pytest.skip("this needs apt-get and the keys of Debian")
+    monkeypatch.setenv(apt.MIRROR, f"file:{tmp_path}/nothing")
+    with pytest.raises(Unavailable, match="does not give the suite trixie"):
+        asyncio.run(apt.Apt("trixie", tmp_path / "apt").update())
+
+
 # -- the rest -------------------------------------------------------------------------------------------------
 
 
@@ -265,6 +284,11 @@ def test_a_program_that_fails_shows_what_it_said() -> None:
     with pytest.raises(CommandError, match=r"^trying: sh failed with exit code 3$") as caught:
         asyncio.run(run("trying", ["sh", "-c", "echo why; exit 3"], timeout=60))
     assert caught.value.detail == "why\n"
+
+
+def test_a_program_that_is_not_installed_is_named_with_its_package() -> None:
+    with pytest.raises(Unavailable, match=r"apt-get install a-package$"):
+        need("no-such-program", "a-package")
 
 
 def test_a_program_that_does_not_end_is_killed() -> None:

@@ -678,6 +678,15 @@ def test_an_access_is_described_by_names() -> None:
     assert describe(mapdev.Device(), 0, b"1", True) is None
 
 
+def test_a_field_that_is_the_whole_register_is_not_said_twice() -> None:
+    class Wide(RegisterBlock):
+        ID = Register(0x00, fields={"VALUE": (0, 31)})
+
+    device = Alone()
+    device.chip = Wide(device.pages)  # type: ignore[assignment]
+    assert describe(device, 0, word(0xACC0_0001), False) == "ID -> 0xacc00001"
+
+
 @given(st.integers(0, 0x60), st.binary(min_size=1, max_size=64), st.booleans())
 def test_any_access_can_be_described(pos: int, data: bytes, is_store: bool) -> None:
     said = describe(Alone(), pos, data, is_store)

@@ -20,3 +20,15 @@ insmod modules/mapdev.ko max_requests=2 max_notices=4 max_bytes=8388608 || echo 
 bin/limits storm | sed 's/storm/storm-in-little-room/'
 bin/limits touching-too-much | sed 's/touching/touching-a-little/'
 if rmmod mapdev; then echo "ok unload-again"; else echo "fail unload-again: the module is in use"; fi
+
+# where the kernel has fault injection: each allocation fails once
+if [ -d /sys/kernel/debug/failslab ]; then
+    for failing in failslab fail_page_alloc; do
+        echo N >/sys/kernel/debug/$failing/ignore-gfp-wait
+        echo 0 >/sys/kernel/debug/$failing/verbose
+    done
+    echo 0 >/sys/kernel/debug/fail_page_alloc/min-order
+    insmod modules/mapdev.ko || echo "fail load: insmod for failing allocations"
+    bin/failing || echo "# failing ended with $?"
+    if rmmod mapdev; then echo "ok unload-after-failures"; else echo "fail unload-after-failures: the module is in use"; fi
+fi

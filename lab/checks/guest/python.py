@@ -27,7 +27,8 @@ LOST = f"{EXPECTED.value} (before Linux 6.6): a device's own read and write, whi
 def program(*command: str, user: int = 0) -> tuple[int, str]:
     """Exit code and output; and the output to the lab's log."""
     done = subprocess.run(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120, check=False, user=user,
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120, check=False,
+        user=user, group=user, extra_groups=[],
     )  # fmt: skip
     for line in (" ".join(command), *done.stdout.splitlines()):
         print(f"#   {line}", flush=True)

@@ -1,7 +1,7 @@
 """``lkmc_mmap``: the device that this project grew from."""
 
 from mapdev.device import Device
-from mapdev.file import File, Vma
+from mapdev.file import File, Vma, VmFault
 from mapdev.libc import PAGE_SIZE
 from mapdev.pages import Pages, zeroed_pages
 
@@ -34,8 +34,10 @@ class LkmcMmap(Device):
         return page
 
     def vm_open(self, file: File, vma: Vma) -> None:
-        """An area was duplicated; defined for the trace, as is ``vm_close``. Each ``mmap`` and each ``vm_open`` has its
-        ``vm_close``. Faults are not told: the page is there already, and the kernel maps it by itself."""
+        """There is one area more. Defined for the trace, as are the next two; each ``vm_open`` has its ``vm_close``."""
+
+    def vm_fault(self, file: File, vmf: VmFault) -> None:
+        """An area is touched for the first time. There is nothing to do: the page is there since ``open``."""
 
     def vm_close(self, file: File, vma: Vma) -> None: ...
 

@@ -119,8 +119,6 @@ class Channel:
                     return None
                 if not count:  # the end of a file; the module says ENODEV
                     return None
-                if not count:  # the end of a file; the module says ENODEV
-                    return None
                 try:
                     request = Request(uapi.parse(memoryview(buffer)[:count]))
                 except uapi.ProtocolError as error:

@@ -4,9 +4,12 @@
 takes what is only told. Both call the device through ``Dispatch`` alone, and the module through ``Kernel``.
 
 ``mmap`` is asked at each mmap(2), with the real area. ``Pages`` are given to the module as the memfd that they are:
-programs map the very pages that Python has, and their faults are the kernel's own affair. ``OnDemandPages`` become
-memory of the module that asks for each page once; see ``kernelpages.py``. Memory is with the module as long as an open
-file uses it.
+programs map the very pages that Python has, and their faults are the kernel's own affair unless the device defines
+``vm_fault``. ``OnDemandPages`` become memory of the module that asks for each page once; see ``kernelpages.py``. Memory
+is with the module as long as an open file uses it.
+
+The kernel does not call a driver's ``vm_open`` for the area that mmap(2) makes; drivers do it in their ``mmap``, so
+that each has its ``vm_close``, and so does the session.
 """
 
 import errno
@@ -124,6 +127,7 @@ class Session:
             Opcode.POLL: self._poll,
             Opcode.MMAP: self._mmap,
             Opcode.FAULT: self._fault,
+            Opcode.VM_FAULT: self._vm_fault,
             Opcode.PAGE_MKWRITE: self._page_mkwrite,
             Opcode.FSYNC: self._fsync,
         }
@@ -257,8 +261,8 @@ class Session:
     # -- memory -------------------------------------------------------------------------------------------
 
     async def _mmap(self, request: Request) -> Answer:
-        opened = self._opened(request)
-        memory = await self.dispatch.mmap(opened.file, _vma(cast(uapi.VmaIn, request.message.body)))
+        opened, vma = self._opened(request), _vma(cast(uapi.VmaIn, request.message.body))
+        memory = await self.dispatch.mmap(opened.file, vma)
         with self._lock:
             used = next((used for used in self._used.values() if used.memory is memory), None)
             if used is None:
@@ -267,6 +271,8 @@ class Session:
                 memory.attach(used.copy)
             used.files.add(opened)
             opened.uses.add(used)
+        await self.dispatch.vm_open(opened.file, vma)
+        request.undo = lambda: self.dispatch.vm_close(opened.file, vma)
         return Answer(used.copy.id)
 
     def _give(self, memory: Mappable) -> Memory:
@@ -290,6 +296,10 @@ class Session:
 
         used.copy.hand_over(body.pgoff, page, send)
 
+    async def _vm_fault(self, request: Request) -> Answer:
+        await self.dispatch.vm_fault(self._file(request), cast(uapi.FaultIn, request.message.body).pgoff)
+        return Answer()
+
     async def _page_mkwrite(self, request: Request) -> Answer:
         await self.dispatch.page_mkwrite(self._file(request), cast(uapi.FaultIn, request.message.body).pgoff)
         return Answer()
@@ -312,7 +322,7 @@ class Session:
 _OPERATIONS: Final = {
     Opcode.READ: "read", Opcode.WRITE: "write", Opcode.IOCTL: "ioctl", Opcode.POLL: "poll", Opcode.FAULT: "fault",
     Opcode.PAGE_MKWRITE: "page_mkwrite", Opcode.FSYNC: "fsync", Opcode.VM_OPEN: "vm_open",
-    Opcode.VM_CLOSE: "vm_close",
+    Opcode.VM_CLOSE: "vm_close", Opcode.VM_FAULT: "vm_fault",
 }  # fmt: skip
 
 _BY_DESCRIPTOR: Final = frozenset({Opcode.READ, Opcode.WRITE, Opcode.IOCTL, Opcode.POLL})

@@ -43,6 +43,7 @@ class Opcode(IntEnum):
     PAGE_MKWRITE = 11
     FSYNC = 12
     INTERRUPT = 13
+    VM_FAULT = 14
 
 
 NOTICES: Final = frozenset({Opcode.RELEASE, Opcode.VM_OPEN, Opcode.VM_CLOSE, Opcode.INTERRUPT})
@@ -235,7 +236,7 @@ REPLY_SIZE: Final = ctypes.sizeof(Reply)
 _BODIES: Final[dict[int, type[ctypes.Structure] | None]] = {
     Opcode.OPEN: None, Opcode.RELEASE: None, Opcode.READ: ReadIn, Opcode.WRITE: ReadIn, Opcode.IOCTL: IoctlIn,
     Opcode.POLL: PollIn, Opcode.MMAP: VmaIn, Opcode.VM_OPEN: VmaIn, Opcode.VM_CLOSE: VmaIn, Opcode.FAULT: FaultIn,
-    Opcode.PAGE_MKWRITE: FaultIn, Opcode.FSYNC: FsyncIn, Opcode.INTERRUPT: InterruptIn,
+    Opcode.PAGE_MKWRITE: FaultIn, Opcode.FSYNC: FsyncIn, Opcode.INTERRUPT: InterruptIn, Opcode.VM_FAULT: FaultIn,
 }  # fmt: skip
 
 
