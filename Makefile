@@ -29,6 +29,7 @@ wheel: $(VENV)/test.stamp
 # what mapdev costs beside tmpfs and its peers; QUICK=1: in a minute; BENCH="--docs --json FILE" and the like: see --help
 bench: $(VENV)/bench.stamp
 	$(VENV)/bin/python -m bench $(if $(QUICK),--quick) $(BENCH)
+	$(VENV)/bin/python bench/trap.py $(if $(QUICK),--rounds 1)
 
 # checks in guests of many kernels, or of some: make lab KERNELS="6.12 7.3" CHECKS=example (docs/lab.md)
 lab: $(VENV)/lab.stamp
