@@ -253,7 +253,8 @@ class Dispatch:
         """``Device.load``, or what is in `memory` (as ``mmap`` answered it): exactly `count` bytes."""
         load = self._load
         if not self.has_load:
-            await self._bring(file, memory, pos, count)
+            if isinstance(memory, OnDemandPages):
+                await self._bring(file, memory, pos, count)
             if self.device.injected is None:
                 return _loaded(memory, pos, count)
             load = self.device.injected.around("load", lambda _, count, pos: _loaded(memory, pos, count))
@@ -272,7 +273,8 @@ class Dispatch:
         """``Device.store``, or into `memory`."""
         store = self._store
         if not self.has_store:
-            await self._bring(file, memory, pos, len(data))
+            if isinstance(memory, OnDemandPages):
+                await self._bring(file, memory, pos, len(data))
             if self.device.injected is None:
                 _stored(memory, pos, data)
                 return
@@ -284,11 +286,10 @@ class Dispatch:
         injected = self.device.injected
         return bool(self.device.traps(pos, length) or (injected is not None and injected.need_traps(pos, length)))
 
-    async def _bring(self, file: File, memory: Mappable, pos: int, count: int) -> None:
+    async def _bring(self, file: File, memory: OnDemandPages, pos: int, count: int) -> None:
         """The pages of these bytes are there, as if the program had faulted on them."""
-        if isinstance(memory, OnDemandPages):
-            for pgoff in range(pos // PAGE_SIZE, (pos + count - 1) // PAGE_SIZE + 1):
-                await self.fault(file, memory, pgoff)
+        for pgoff in range(pos // PAGE_SIZE, (pos + count - 1) // PAGE_SIZE + 1):
+            await self.fault(file, memory, pgoff)
 
     async def _told(self, operation: str, method: Callable[..., Any], file: File, *args: Any) -> None:
         """An operation that answers nothing."""

@@ -177,9 +177,9 @@ def _reap(processes: _Processes) -> None:
         if pid == processes.host and not os.WIFSTOPPED(status):
             processes.host, processes.host_failed = 0, status != 0
         elif pid == processes.program and os.WIFSTOPPED(status):
-            os.kill(os.getpid(), signal.SIGSTOP)  # so that the shell takes the terminal back
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGCONT)
+            # so that the shell takes the terminal back. The SIGCONT that ends it is pending then, and passed on as all
+            # others: once, since another one would undo a stop that has come meanwhile
+            os.kill(os.getpid(), signal.SIGSTOP)
         elif pid == processes.program:
             processes.program, processes.status = 0, status
 
