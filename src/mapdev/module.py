@@ -9,7 +9,6 @@ import hashlib
 import os
 import shutil
 import subprocess
-from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Final
 
@@ -97,24 +96,22 @@ def install() -> str:
     _need_root("install")
     if shutil.which("dkms") is None:
         raise ModuleError("dkms is not installed: apt-get install dkms (Debian, Ubuntu), dnf install dkms (Fedora)")
-    number = version_of("mapdev")
+    number = version(sources())
     place = Path("/usr/src") / f"{NAME}-{number}"
     if place.exists():
         _run(["dkms", "remove", f"{NAME}/{number}", "--all"], "", fails=True)
         shutil.rmtree(place)
     shutil.copytree(sources(), place)
-    (place / "dkms.conf").write_text(dkms_conf(number))
     return _run(["dkms", "install", f"{NAME}/{number}"], "dkms cannot install the module")
 
 
-def dkms_conf(number: str) -> str:
-    """What DKMS is told of version `number`."""
-    make = "make -C ${kernel_source_dir} M=${dkms_tree}/${PACKAGE_NAME}/${PACKAGE_VERSION}/build"
-    return (
-        f'PACKAGE_NAME="{NAME}"\nPACKAGE_VERSION="{number}"\nBUILT_MODULE_NAME[0]="{NAME}"\n'
-        f'DEST_MODULE_LOCATION[0]="/updates"\nAUTOINSTALL="yes"\n'
-        f'MAKE[0]="{make} modules"\nCLEAN="{make} clean"\n'
-    )
+def version(place: Path) -> str:
+    """The version of the sources in `place`, as their dkms.conf has it, too. Raises ``ModuleError``."""
+    for line in (place / "version.mk").read_text(encoding="ascii").splitlines():
+        name, assigned, number = line.partition(" := ")
+        if name == "MAPDEV_PACKAGE_VERSION" and assigned:
+            return number
+    raise ModuleError(f"{place / 'version.mk'} names no version: use the wheel or the clone of mapdev")
 
 
 def is_loaded() -> bool:
@@ -133,7 +130,12 @@ def load(file: Path | None = None) -> Path:
         raise ModuleError("the module is loaded already; `mapdev module unload` first, to load another one")
     _need_root("load")
     release = running()
-    installed = sorted((LIB_MODULES / release).glob(f"updates/**/{NAME}.ko"))
+    # DKMS puts it where its distribution likes, whatever dkms.conf says
+    installed = [
+        found
+        for place in ("updates", "extra")
+        for found in sorted((LIB_MODULES / release).glob(f"{place}/**/{NAME}.ko"))
+    ]
     candidates = [file] if file is not None else [built(release), *installed]
     found = next((path for path in candidates if path is not None and path.exists()), None)
     if found is None:

@@ -1,14 +1,13 @@
 """Programs that map /dev/mem, as they are, under `mapdev run`; docs/howto-devmem.md, followed literally."""
 
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.clients.howto import follow
+from tests.clients.periphery import suite_of_python_periphery_passes
 from tests.clients.programs import need
-from tests.clients.pypi import fetch
 from tests.conftest import DeviceFile
 from tests.people import Person
 
@@ -70,27 +69,7 @@ class NewYear(BeagleBone):
 def test_the_tests_of_python_periphery_pass_on_a_beaglebone(
     device_file: DeviceFile, user: Person, root: Person
 ) -> None:
-    sdist = fetch("python-periphery==2.4.2", "python_periphery-2.4.2.tar.gz", "--no-binary", ":all:")
-    processes = []
-    for person in (user, root):  # at the same time: for the most part, they wait
-        directory = device_file(person, "beaglebone.py").parent
-        (directory / "board.py").write_text(NEW_YEAR)
-        subprocess.run(["tar", "-xf", sdist, "-C", directory, "--strip-components=1"], timeout=20, check=True)
-        subprocess.run(["chmod", "-R", "a+rX", directory], timeout=20, check=True)
-        suite = [*person.python, "-B", "-m", "tests.test_mmio"]
-        processes.append(person.popen(
-            *person.python, "-m", "mapdev", "run", "--device", "/dev/mem=board.py:NewYear", "--", *suite,
-            cwd=directory, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        ))  # fmt: skip
-        stdin = processes[-1].stdin
-        assert stdin is not None
-        stdin.write("\ny\n")
-        stdin.flush()
-    for process in processes:
-        out, err = process.communicate(timeout=60)
-        assert (process.returncode, err) == (0, ""), out
-        assert out.splitlines()[-1].endswith("All tests passed!")
-        assert "FAIL" not in out
+    suite_of_python_periphery_passes(NEW_YEAR, "NewYear", device_file, (user, root))
 
 
 MEMMAP = """

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from tests.clients.howto import follow
+from tests.clients.periphery import suite_of_python_periphery_passes
 from tests.clients.programs import need
-from tests.clients.pypi import fetch
 from tests.conftest import DeviceFile
 from tests.people import Person
 
@@ -86,29 +86,8 @@ class Board(DevMem):
 def test_the_tests_of_python_periphery_pass_on_a_clock_that_ticks_by_itself(
     device_file: DeviceFile, user: Person, root: Person
 ) -> None:
-    sdist = fetch("python-periphery==2.4.2", "python_periphery-2.4.2.tar.gz", "--no-binary", ":all:")
-    processes = []
-    for person in (user, root):  # at the same time: for the most part, they wait
-        directory = device_file(person, "beaglebone.py").parent
-        (directory / "board.py").write_text(TICKING)
-        subprocess.run(["tar", "-xf", sdist, "-C", directory, "--strip-components=1"], timeout=20, check=True)
-        subprocess.run(["chmod", "-R", "a+rX", directory], timeout=20, check=True)
-        suite = [*person.python, "-B", "-m", "tests.test_mmio"]
-        trace = ["--trace-file", str(directory / "trace"), "--trace-only", "rtc.SECONDS"]
-        directory.chmod(0o777)
-        processes.append((directory, person.popen(
-            *person.python, "-m", "mapdev", "run", "--device", "/dev/mem=board.py:Board", *trace, "--", *suite,
-            cwd=directory, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )))  # fmt: skip
-        stdin = processes[-1][1].stdin
-        assert stdin is not None
-        stdin.write("\ny\n")
-        stdin.flush()
-    for directory, process in processes:
-        out, err = process.communicate(timeout=100)
-        assert (process.returncode, err) == (0, ""), out
-        assert out.splitlines()[-1].endswith("All tests passed!")
-        assert "FAIL" not in out
+    trace = ["--trace-file", "trace", "--trace-only", "rtc.SECONDS"]
+    for directory in suite_of_python_periphery_passes(TICKING, "Board", device_file, (user, root), trace):
         loads = [json.loads(line) for line in (directory / "trace").read_text().splitlines()]
         assert len({load["value"] for load in loads}) > 1  # it ticked
 
