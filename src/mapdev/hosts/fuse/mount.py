@@ -188,9 +188,8 @@ def _pin(path: Path) -> int:
     except OSError as error:
         raise MountPointError(_unfit(path, error)) from error
     try:
-        found = next(
-            (m for m in mountinfo() if m.mount_id == mount_id(fd) and m.path == os.path.realpath(path)), None
-        )
+        real = os.readlink(f"/proc/self/fd/{fd}")  # what was opened, wherever `path` leads by now
+        found = next((m for m in mountinfo() if m.mount_id == mount_id(fd) and m.path == real), None)
         try:
             names = os.listdir(f"/proc/self/fd/{fd}")
         except OSError as error:
