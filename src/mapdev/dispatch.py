@@ -1,33 +1,35 @@
 """One request -> one operation of a device -> an answer or an errno. No host is known here.
 
-Every method of ``Dispatch`` calls one operation, waits for it if it is a coroutine, looks whether the answer is of the
-right kind and size, and returns it. All that can come out of it otherwise is ``OSError`` with an errno that a program
-may see. A plain operation completes without an event loop: the first ``send`` to the coroutine ends it (see ``start``).
+Every method of ``Dispatch`` calls one operation, looks whether the answer is of the right kind and size, and returns
+it: at once if the operation is plain, else as a coroutine (``Answer``). All that can come out of it otherwise is
+``OSError`` with an errno that a program may see.
 """
 
 import errno
-import inspect
 import logging
 import operator
 import os
 import sys
 import time
-import types
-from collections.abc import Awaitable, Callable, Coroutine, Generator
-from contextlib import suppress
-from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine
+from types import CoroutineType
+from typing import Any, TypeAlias, TypeVar
 
+from mapdev import answer as answers
 from mapdev import device as model
 from mapdev import ioctl, pages
+from mapdev.answer import Answer, finish, in_turn, then
 from mapdev.device import Device
 from mapdev.errors import UsageError
 from mapdev.file import File, Vma, VmFault
 from mapdev.ioctl import IoctlArg
 from mapdev.libc import PAGE_SHIFT, PAGE_SIZE
 from mapdev.pages import Mappable, OnDemandPages, Pages
-from mapdev.trace import Event, Trace
+from mapdev.trace import Callback, Trace
 
 T = TypeVar("T")
+
+Data: TypeAlias = bytes | bytearray | memoryview
 
 log = logging.getLogger("mapdev.device")
 
@@ -35,7 +37,7 @@ _GETS = {
     "fault": "SIGBUS", "vm_fault": "SIGBUS", "page_mkwrite": "SIGBUS", "load": "SIGBUS", "store": "SIGBUS",
     "release": "no word of it", "vm_open": "no word of it", "vm_close": "no word of it",
 }  # fmt: skip
-_OURS = {__file__, ioctl.__file__, pages.__file__}
+_OURS = {__file__, answers.__file__, ioctl.__file__, pages.__file__}
 _BETWEEN = tuple(os.path.join(os.path.dirname(__file__), *path) for path in (
     ("registers", ""), ("devices", "uio.py"), ("devices", "devmem.py")))  # fmt: skip
 """They call the methods of the author's registers."""
@@ -45,31 +47,6 @@ _ACCESSES = {"load", "store"}
 
 _MAX_ERRNO = 511
 """FUSE takes no larger one, and no errno that programs know is larger."""
-
-
-@types.coroutine
-def _to_the_loop() -> Generator[None, None, None]:
-    """Suspend once, for ``start`` to see that this one needs an event loop."""
-    yield
-
-
-async def _finish(answer: Coroutine[Any, Any, T]) -> T:
-    """The rest of an ``async def`` operation, in the event loop."""
-    try:
-        await _to_the_loop()
-    except BaseException:  # cancelled before it began
-        answer.close()
-        raise
-    return await answer
-
-
-def start(work: Coroutine[Any, Any, None], loop: Callable[[Coroutine[Any, Any, None]], None]) -> None:
-    """Run `work` here as far as it goes with plain methods; hand what is left to `loop` (which runs it as a task)."""
-    try:
-        work.send(None)
-    except StopIteration:
-        return
-    loop(work)
 
 
 class Dispatch:
@@ -120,90 +97,54 @@ class Dispatch:
     _load: Callable[..., Any]
     _store: Callable[..., Any]
 
-    async def open(self, file: File) -> None:
+    def open(self, file: File) -> Answer[None]:
         """``Device.open``; afterwards the file is among ``files``."""
-        await self._told("open", self._open, file)
-        self.files.add(file)
+        return then(self._told("open", self._open, file), lambda _: self.files.add(file))
 
-    async def release(self, file: File) -> None:
+    def release(self, file: File) -> Answer[None]:
         """``Device.release``; never fails."""
         self.files.discard(file)
-        try:
-            answer = self._release(file)
-            if answer.__class__ is types.CoroutineType:
-                answer = await _finish(answer)
-            _nothing(answer, "release")
-        except BaseException as error:
-            if not _was_cancelled(error):  # else the host ends
-                self._report("release", file, error)
+        return self._unheard("release", self._release, file)
 
-    async def read(self, file: File, count: int, pos: int) -> bytes | bytearray | memoryview:
+    def read(self, file: File, count: int, pos: int) -> Answer[Data]:
         """``Device.read``: at most `count` bytes."""
         if not self.has_read:
             raise OSError(errno.EINVAL, "read is not defined")
-        try:
-            data = self._read(file, count, pos)
-            if data.__class__ is types.CoroutineType:
-                data = await _finish(data)
-            if data.__class__ is not bytes:
-                data = _buffer(data)
-            if len(data) > count:
-                raise ValueError(f"read answered {len(data)} bytes where {count} were asked for")
-            return data  # type: ignore[no-any-return]
-        except BaseException as error:
-            raise self._failed("read", file, error) from None
+        return self._asked("read", self._read, lambda data: _data(data, count), file, count, pos)
 
-    async def write(self, file: File, buf: bytes, pos: int) -> int:
+    def write(self, file: File, buf: bytes, pos: int) -> Answer[int]:
         """``Device.write``: how many bytes were taken."""
         if not self.has_write:
             raise OSError(errno.EINVAL, "write is not defined")
-        try:
-            taken = self._write(file, buf, pos)
-            if taken.__class__ is types.CoroutineType:
-                taken = await _finish(taken)
-            return _number(taken, "write", len(buf))
-        except BaseException as error:
-            raise self._failed("write", file, error) from None
+        return self._asked("write", self._write, lambda taken: _number(taken, "write", len(buf)), file, buf, pos)
 
-    async def ioctl(self, file: File, cmd: int, arg: IoctlArg) -> int:
+    def ioctl(self, file: File, cmd: int, arg: IoctlArg) -> Answer[int]:
         """``Device.ioctl``: the result; bytes for the program are in ``arg.out`` by then, or in its memory."""
         if not self.has_ioctl:
             raise OSError(errno.ENOTTY, "ioctl is not defined")
-        try:
-            result = self._ioctl(file, cmd, arg)
-            if result.__class__ is types.CoroutineType:
-                result = await _finish(result)
-            if result is None:
-                return 0
-            if isinstance(result, int):
-                return _number(result, "ioctl", (1 << 31) - 1)
-            arg.copy_to_user(_buffer(result))
-            return 0
-        except BaseException as error:
-            raise self._failed("ioctl", file, error) from None
 
-    async def poll(self, file: File) -> int:
+        def result(value: Any) -> int:
+            if value is None:
+                return 0
+            if isinstance(value, int):
+                return _number(value, "ioctl", (1 << 31) - 1)
+            arg.copy_to_user(_buffer(value))
+            return 0
+
+        return self._asked("ioctl", self._ioctl, result, file, cmd, arg)
+
+    def poll(self, file: File) -> Answer[int]:
         """``Device.poll``: a mask of POLL* bits."""
         if not self.has_poll:
             return model.DEFAULT_POLLMASK
-        try:
-            mask = self._poll(file)
-            if mask.__class__ is types.CoroutineType:
-                mask = await _finish(mask)
-            return _number(mask, "poll", 0xFFFF)
-        except BaseException as error:
-            raise self._failed("poll", file, error) from None
+        return self._asked("poll", self._poll, lambda mask: _number(mask, "poll", 0xFFFF), file)
 
-    async def mmap(self, file: File, vma: Vma) -> Mappable:
+    def mmap(self, file: File, vma: Vma) -> Answer[Mappable]:
         """``Device.mmap``: the memory that this open maps."""
         if not self.has_mmap:
             raise OSError(errno.ENODEV, "mmap is not defined")
-        try:
-            memory = None
-            if self.device.defines("mmap"):
-                memory = self._mmap(file, vma)
-                if memory.__class__ is types.CoroutineType:
-                    memory = await _finish(memory)
+
+        def mapped(memory: Any) -> Mappable:
             if memory is None and self.has_fault:
                 memory = self._faulted_memory()
             if not isinstance(memory, Pages | OnDemandPages):
@@ -211,95 +152,120 @@ class Dispatch:
             if isinstance(memory, OnDemandPages) and not self.has_fault:
                 raise TypeError("mmap answered on-demand pages, but fault is not defined")
             return memory
-        except BaseException as error:
-            raise self._failed("mmap", file, error) from None
 
-    async def fault(self, file: File, memory: OnDemandPages, pgoff: int) -> memoryview:
+        method = self._mmap if self.device.defines("mmap") else lambda *_: None
+        return self._asked("mmap", method, mapped, file, vma)
+
+    def fault(self, file: File, memory: OnDemandPages, pgoff: int) -> Answer[memoryview]:
         """The page `pgoff` of `memory`: there already, or handed over now by ``Device.fault``."""
         page = memory.present(pgoff)
         if page is not None:
             return page
-        try:
-            answer = self._fault(file, VmFault(pgoff))
-            if answer.__class__ is types.CoroutineType:
-                answer = await _finish(answer)
-            return memory.insert(pgoff, answer)
-        except BaseException as error:
-            raise self._failed("fault", file, error, again=self._asked_again(pgoff)) from None
+        return self._asked("fault", self._fault, lambda page: memory.insert(pgoff, page), file, VmFault(pgoff))
 
-    async def fsync(self, file: File, datasync: bool) -> None:
+    def fsync(self, file: File, datasync: bool) -> Answer[None]:
         """``Device.fsync``."""
-        await self._told("fsync", self._fsync, file, datasync)
+        return self._told("fsync", self._fsync, file, datasync)
 
-    async def vm_fault(self, file: File, pgoff: int) -> None:
+    def vm_fault(self, file: File, pgoff: int) -> Answer[None]:
         """``Device.vm_fault``."""
-        await self._told("vm_fault", self._vm_fault, file, VmFault(pgoff))
+        return self._told("vm_fault", self._vm_fault, file, VmFault(pgoff))
 
-    async def page_mkwrite(self, file: File, pgoff: int) -> None:
+    def page_mkwrite(self, file: File, pgoff: int) -> Answer[None]:
         """``Device.page_mkwrite``."""
-        await self._told("page_mkwrite", self._page_mkwrite, file, VmFault(pgoff))
+        return self._told("page_mkwrite", self._page_mkwrite, file, VmFault(pgoff))
 
-    async def vm_open(self, file: File, vma: Vma) -> None:
+    def vm_open(self, file: File, vma: Vma) -> Answer[None]:
         """``Device.vm_open``; never fails."""
-        with suppress(OSError):
-            await self._told("vm_open", self._vm_open, file, vma)
+        return self._unheard("vm_open", self._vm_open, file, vma)
 
-    async def vm_close(self, file: File, vma: Vma) -> None:
+    def vm_close(self, file: File, vma: Vma) -> Answer[None]:
         """``Device.vm_close``; never fails."""
-        with suppress(OSError):
-            await self._told("vm_close", self._vm_close, file, vma)
+        return self._unheard("vm_close", self._vm_close, file, vma)
 
-    async def load(self, file: File, memory: Mappable, count: int, pos: int) -> bytes:
+    def load(self, file: File, memory: Mappable, count: int, pos: int) -> Answer[bytes]:
         """``Device.load``, or what is in `memory` (as ``mmap`` answered it): exactly `count` bytes."""
-        load = self._load
-        if not self.has_load:
-            if isinstance(memory, OnDemandPages):
-                await self._bring(file, memory, pos, count)
-            if self.device.injected is None:
-                return _loaded(memory, pos, count)
-            load = self.device.injected.around("load", lambda _, count, pos: _loaded(memory, pos, count))
-        try:
-            answer = load(file, count, pos)
-            if answer.__class__ is types.CoroutineType:
-                answer = await _finish(answer)
-            data = bytes(_buffer(answer))
+
+        def loaded(answer: Any) -> bytes:
+            data = answer if answer.__class__ is bytes else bytes(_buffer(answer))
             if len(data) != count:
                 raise ValueError(f"load answered {len(data)} bytes where {count} are loaded")
             return data
-        except BaseException as error:
-            raise self._failed("load", file, error) from None
 
-    async def store(self, file: File, memory: Mappable, data: bytes, pos: int) -> None:
+        if self.has_load:
+            return self._asked("load", self._load, loaded, file, count, pos)
+        load = self._of_memory("load", lambda _, count, pos: _loaded(memory, pos, count))
+        return self._brought(file, memory, pos, count, lambda: self._asked("load", load, loaded, file, count, pos))
+
+    def store(self, file: File, memory: Mappable, data: bytes, pos: int) -> Answer[None]:
         """``Device.store``, or into `memory`."""
-        store = self._store
-        if not self.has_store:
-            if isinstance(memory, OnDemandPages):
-                await self._bring(file, memory, pos, len(data))
-            if self.device.injected is None:
-                _stored(memory, pos, data)
-                return
-            store = self.device.injected.around("store", lambda _, data, pos: _stored(memory, pos, data))
-        await self._told("store", store, file, data, pos)
+        if self.has_store:
+            return self._told("store", self._store, file, data, pos)
+        store = self._of_memory("store", lambda _, data, pos: _stored(memory, pos, data))
+        return self._brought(file, memory, pos, len(data), lambda: self._told("store", store, file, data, pos))
 
     def traps(self, pos: int, length: int) -> bool:
         """``Device.traps``, or there is a fault on purpose that only an access can meet."""
         injected = self.device.injected
         return bool(self.device.traps(pos, length) or (injected is not None and injected.need_traps(pos, length)))
 
-    async def _bring(self, file: File, memory: OnDemandPages, pos: int, count: int) -> None:
-        """The pages of these bytes are there, as if the program had faulted on them."""
-        for pgoff in range(pos // PAGE_SIZE, (pos + count - 1) // PAGE_SIZE + 1):
-            await self.fault(file, memory, pgoff)
+    def _of_memory(self, operation: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        """An access that the memory answers, and not the device; faults on purpose strike it all the same."""
+        injected = self.device.injected
+        return method if injected is None else injected.around(operation, method)
 
-    async def _told(self, operation: str, method: Callable[..., Any], file: File, *args: Any) -> None:
-        """An operation that answers nothing."""
+    def _brought(
+        self, file: File, memory: Mappable, pos: int, count: int, access: Callable[[], Answer[T]]
+    ) -> Answer[T]:
+        """`access`, once the pages of these bytes are there, as if the program had faulted on them."""
+        if not isinstance(memory, OnDemandPages):
+            return access()
+        pgoffs = range(pos // PAGE_SIZE, (pos + count - 1) // PAGE_SIZE + 1)
+        pages = in_turn(self.fault(file, memory, pgoff) for pgoff in pgoffs)
+        return then(pages, lambda _: access())
+
+    def _asked(
+        self, operation: str, method: Callable[..., Any], check: Callable[[Any], T], file: File, *args: Any
+    ) -> Answer[T]:
+        """What `check` makes of the answer of the operation; it raises what is wrong with it."""
         try:
             answer = method(file, *args)
-            if answer.__class__ is types.CoroutineType:
-                answer = await _finish(answer)
+            if answer.__class__ is CoroutineType:
+                return self._later(operation, answer, check, file, args)
+            return check(answer)
+        except BaseException as error:
+            raise self._failed(operation, file, args, error) from None
+
+    async def _later(
+        self, operation: str, answer: Coroutine[Any, Any, Any], check: Callable[[Any], T], file: File,
+        args: tuple[Any, ...],
+    ) -> T:  # fmt: skip
+        try:
+            return check(await finish(answer))
+        except BaseException as error:
+            raise self._failed(operation, file, args, error) from None
+
+    def _told(self, operation: str, method: Callable[..., Any], file: File, *args: Any) -> Answer[None]:
+        """An operation that answers nothing."""
+        return self._asked(operation, method, lambda answer: _nothing(answer, operation), file, *args)
+
+    def _unheard(self, operation: str, method: Callable[..., Any], file: File, *args: Any) -> Answer[None]:
+        """An operation whose failure nobody hears of but the author."""
+        try:
+            answer = method(file, *args)
+            if answer.__class__ is CoroutineType:
+                return self._unheard_later(operation, answer, file)
             _nothing(answer, operation)
         except BaseException as error:
-            raise self._failed(operation, file, error) from None
+            self._report(operation, file, error)
+        return None
+
+    async def _unheard_later(self, operation: str, answer: Coroutine[Any, Any, Any], file: File) -> None:
+        try:
+            _nothing(await finish(answer), operation)
+        except BaseException as error:
+            if not _was_cancelled(error):  # else the host ends
+                self._report(operation, file, error)
 
     def _faulted_memory(self) -> OnDemandPages:
         """What a device with `fault` alone maps: ``size`` bytes, the same for all opens."""
@@ -318,10 +284,11 @@ class Dispatch:
         self._failed_faults[pgoff] = now
         return again
 
-    def _failed(self, operation: str, file: File, error: BaseException, again: bool = False) -> OSError:
+    def _failed(self, operation: str, file: File, args: tuple[Any, ...], error: BaseException) -> OSError:
         """What a program is told of `error`: the author's own errno, or EIO and a traceback to the author."""
         if _was_cancelled(error) or isinstance(error, GeneratorExit):
             return InterruptedError(errno.EINTR, os.strerror(errno.EINTR))
+        again = operation == "fault" and self._asked_again(args[0].pgoff)
         if isinstance(error, OSError) and isinstance(error.errno, int) and 1 <= error.errno <= _MAX_ERRNO:
             return error
         if not again:
@@ -346,42 +313,44 @@ class Dispatch:
     # -- the trace ----------------------------------------------------------------------------------------
 
     def _traced(self, operation: str, method: Callable[..., Any], trace: Trace) -> Callable[..., Any]:
-        describe = _DESCRIBE[operation]
+        describe, name = _DESCRIBE[operation], self.name
+        clock, now, new = time.perf_counter, time.time, tuple.__new__
 
-        def event(file: File, args: tuple[Any, ...], began: float, result: Any, error: BaseException | None) -> None:
-            number = 0 if error is None else getattr(error, "errno", None) or errno.EIO
-            if _was_cancelled(error):
-                number = errno.EINTR
-            text = f"-{errno.errorcode.get(number, number)}" if error is not None else _result(result)
-            took = time.perf_counter() - began
-            trace(Event(time.time(), self.name, file.id, file.pid, operation, describe(*args), text, number, took))
+        def tell(args: tuple[Any, ...], took: float, result: str, number: int) -> None:
+            file = args[0]
+            event = now(), name, file.id, file.pid, operation, describe(*args), result, number, took
+            trace(new(Callback, event))  # Callback(...) itself goes through a function in Python
 
-        async def finish(file: File, args: tuple[Any, ...], began: float, answer: Awaitable[Any]) -> Any:
+        def tell_failure(args: tuple[Any, ...], took: float, error: BaseException) -> None:
+            number = _errno(error)
+            tell(args, took, f"-{errno.errorcode.get(number, number)}", number)
+
+        async def follow(answer: Coroutine[Any, Any, Any], args: tuple[Any, ...], began: float) -> Any:
             try:
                 result = await answer
             except BaseException as error:
-                event(file, args, began, None, error)
+                tell_failure(args, clock() - began, error)
                 raise
-            event(file, args, began, result, None)
+            tell(args, clock() - began, _result(result), 0)
             return result
 
-        def traced(file: File, *args: Any) -> Any:
-            began = time.perf_counter()
+        def traced(*args: Any) -> Any:
+            began = clock()
             try:
-                result = method(file, *args)
+                result = method(*args)
             except BaseException as error:
-                event(file, args or (file,), began, None, error)
+                tell_failure(args, clock() - began, error)
                 raise
-            if inspect.iscoroutine(result):
-                return finish(file, args or (file,), began, result)
-            event(file, args or (file,), began, result, None)
+            if result.__class__ is CoroutineType:
+                return follow(result, args, began)
+            tell(args, clock() - began, _result(result), 0)
             return result
 
         return traced
 
     def _log_line(self, message: str) -> None:
         assert self._trace is not None
-        self._trace(Event(time.time(), self.name, 0, 0, "log", message, "", 0, 0.0))
+        self._trace(Callback(time.time(), self.name, 0, 0, "log", message, "", 0, 0.0))
 
 
 def _loaded(memory: Mappable, pos: int, count: int) -> bytes:
@@ -410,8 +379,18 @@ def _check(device: Device, name: str) -> None:
             raise UsageError(f"{name}: {attribute} is {value!r}: give a number of bytes")
 
 
+def _data(data: Any, most: int) -> Data:
+    if data.__class__ is not bytes:
+        data = _buffer(data)
+    if len(data) > most:
+        raise ValueError(f"read answered {len(data)} bytes where {most} were asked for")
+    return data  # type: ignore[no-any-return]
+
+
 def _buffer(data: Any) -> memoryview:
     view = memoryview(data)  # TypeError names the type that came instead
+    if view.format == "B" and view.ndim == 1 and view.contiguous:
+        return view
     return view.cast("B") if view.contiguous else memoryview(bytes(view))
 
 
@@ -442,35 +421,41 @@ def _open_flags(flags: int) -> str:
     return "|".join(names)
 
 
+_BUFFERS = memoryview, bytes, bytearray
+
+
 def _bytes(data: Any) -> str:
-    view = bytes(memoryview(data)[:16])
-    return f"{view!r}{'...' if len(data) > 16 else ''}"
+    return f"{bytes(data[:16])!r}{'...' if len(data) > 16 else ''}"
 
 
 def _result(result: Any) -> str:
-    if result is None:
-        return "0"
-    if isinstance(result, Pages | OnDemandPages):
-        return f"{result!r}"
-    if isinstance(result, bytes | bytearray | memoryview):
+    if isinstance(result, _BUFFERS):
         return f"{len(result)} {_bytes(result)}"
-    return repr(result)
+    return "0" if result is None else repr(result)
+
+
+def _errno(error: BaseException) -> int:
+    """What a program is told (see ``Dispatch._failed``)."""
+    if _was_cancelled(error) or isinstance(error, GeneratorExit):
+        return errno.EINTR
+    number = error.errno if isinstance(error, OSError) else None
+    return number if isinstance(number, int) and 1 <= number <= _MAX_ERRNO else errno.EIO
 
 
 _DESCRIBE: dict[str, Callable[..., str]] = {
     "open": lambda file: _open_flags(file.flags),
-    "release": lambda file: "",  # noqa: ARG005
-    "read": lambda count, pos: f"count={count}, pos={pos}",
-    "write": lambda buf, pos: f"{len(buf)} {_bytes(buf)}, pos={pos}",
-    "ioctl": lambda cmd, arg: f"{cmd:#x}, {int(arg):#x}",
-    "poll": lambda file: "",  # noqa: ARG005
-    "mmap": lambda vma: f"pgoff={vma.pgoff}, length={vma.length}",
-    "fault": lambda vmf: f"pgoff={vmf.pgoff:#x} (offset {vmf.pgoff << PAGE_SHIFT:#x})",
-    "fsync": lambda datasync: f"datasync={datasync}",
-    "vm_fault": lambda vmf: f"pgoff={vmf.pgoff:#x}",
-    "page_mkwrite": lambda vmf: f"pgoff={vmf.pgoff:#x}",
-    "vm_open": lambda vma: f"pgoff={vma.pgoff}, length={vma.length}",
-    "vm_close": lambda vma: f"pgoff={vma.pgoff}, length={vma.length}",
-    "load": lambda count, pos: f"{count} bytes at {pos:#x}",
-    "store": lambda data, pos: f"{_bytes(data)} at {pos:#x}",
+    "release": lambda _: "",
+    "read": lambda _, count, pos: f"count={count}, pos={pos}",
+    "write": lambda _, buf, pos: f"{len(buf)} {_bytes(buf)}, pos={pos}",
+    "ioctl": lambda _, cmd, arg: f"{cmd:#x}, {int(arg):#x}",
+    "poll": lambda _: "",
+    "mmap": lambda _, vma: f"pgoff={vma.pgoff}, length={vma.length}",
+    "fault": lambda _, vmf: f"pgoff={vmf.pgoff:#x} (offset {vmf.pgoff << PAGE_SHIFT:#x})",
+    "fsync": lambda _, datasync: f"datasync={datasync}",
+    "vm_fault": lambda _, vmf: f"pgoff={vmf.pgoff:#x}",
+    "page_mkwrite": lambda _, vmf: f"pgoff={vmf.pgoff:#x}",
+    "vm_open": lambda _, vma: f"pgoff={vma.pgoff}, length={vma.length}",
+    "vm_close": lambda _, vma: f"pgoff={vma.pgoff}, length={vma.length}",
+    "load": lambda _, count, pos: f"{count} bytes at {pos:#x}",
+    "store": lambda _, data, pos: f"{_bytes(data)} at {pos:#x}",
 }

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from mapdev import Device, File, OnDemandPages, Pages, Vma, VmFault, on_demand_pages, zeroed_pages
+from mapdev.answer import finish, is_coming
 from mapdev.devices import LkmcMmap, Ram
 from mapdev.dispatch import Dispatch
 from mapdev.hosts.base import Permissions
@@ -72,7 +73,12 @@ class Kernel:
 
     def ask(self, opcode: int, nodeid: int, body: bytes = b"") -> bytes:
         header = Header(wire.IN_HEADER.size + len(body), opcode, 1, nodeid, 1000, 1000, os.getpid())
-        return bytes(asyncio.run(self.session.handle(Request(header, memoryview(body)))))
+        request = Request(header, memoryview(body))
+        try:
+            answer = self.session.handle(request)
+            return bytes(asyncio.run(finish(answer)) if is_coming(answer) else answer)
+        except OSError as error:
+            raise OSError(self.session.errno_of(request, error), "") from error
 
     def lookup(self, name: str) -> tuple[int, int, int]:
         """nodeid, entry_valid, st_size"""

@@ -159,7 +159,7 @@ u32, u64 = st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1)
 def test_header_round_trip(opcode: int, unique: int, nodeid: int, uid: int, gid: int, pid: int, body: bytes) -> None:
     length = wire.IN_HEADER.size + len(body)
     data = wire.IN_HEADER.pack(length, opcode, unique, nodeid, uid, gid, pid, 0, 0) + body
-    assert wire.parse_header(data) == (length, opcode, unique, nodeid, uid, gid, pid)
+    assert wire.parse_header(data) == (length, opcode, unique, nodeid, uid, gid, pid, 0, 0)
 
 
 @given(st.binary(max_size=300))

@@ -9,12 +9,12 @@ import errno
 import os
 import threading
 import time
-from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from mapdev import libc
+from mapdev.answer import Answer, is_coming
 from mapdev.device import Device
-from mapdev.dispatch import Dispatch, start
+from mapdev.dispatch import Dispatch
 from mapdev.file import File, Vma
 from mapdev.hosts.base import Devices
 from mapdev.ioctl import IOC_READ, IOC_WRITE, IoctlArg
@@ -58,7 +58,7 @@ class MemoryHost:
         dispatch = self._dispatches[name]
         self._last_id += 1
         file = File(name, self._last_id, flags, os.getpid(), os.geteuid(), os.getegid())
-        self.run(dispatch.open(file))
+        self.wait(dispatch.open(file))
         opened = OpenFile(self, dispatch, file)
         self._files.add(opened)
         return opened
@@ -77,21 +77,9 @@ class MemoryHost:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """The result of one operation: here if it is plain, in an event loop if it is async. Blocks until then."""
-        results: list[T] = []
-        failures: list[OSError] = []
-
-        async def keep() -> None:
-            try:
-                results.append(await work)
-            except OSError as error:
-                failures.append(error)
-
-        start(keep(), lambda rest: self._event_loop().result_of(rest))
-        if failures:
-            raise failures[0]
-        return results[0]
+    def wait(self, answer: Answer[T]) -> T:
+        """The value of one operation: it is here if that is plain, and comes from an event loop if it is async."""
+        return self._event_loop().result_of(answer) if is_coming(answer) else answer
 
     def forget(self, opened: "OpenFile") -> None:
         self._files.discard(opened)
@@ -125,14 +113,14 @@ class OpenFile:
     def read(self, count: int, pos: int | None = None) -> bytes:
         """read(2), or pread(2) with `pos`."""
         self._need(self.file.readable)
-        data = bytes(self._host.run(self._dispatch.read(self.file, count, self._at(pos))))
+        data = bytes(self._host.wait(self._dispatch.read(self.file, count, self._at(pos))))
         self._advance(pos, len(data))
         return data
 
     def write(self, data: BytesLike, pos: int | None = None) -> int:
         """write(2), or pwrite(2) with `pos`."""
         self._need(self.file.writable)
-        taken = self._host.run(self._dispatch.write(self.file, bytes(data), self._at(pos)))
+        taken = self._host.wait(self._dispatch.write(self.file, bytes(data), self._at(pos)))
         self._advance(pos, taken)
         return taken
 
@@ -155,7 +143,7 @@ class OpenFile:
             data = bytes(arg)[:size] if cmd >> 30 & IOC_WRITE else b""
             room = size if cmd >> 30 & IOC_READ else 0
             argument = IoctlArg(ctypes.addressof(buffer), data, room, os.getpid())
-        result = self._host.run(self._dispatch.ioctl(self.file, cmd, argument))
+        result = self._host.wait(self._dispatch.ioctl(self.file, cmd, argument))
         if buffer is not None and isinstance(arg, bytearray):
             stored = argument.out or buffer.raw
             arg[: len(stored)] = stored[: len(arg)]
@@ -169,7 +157,7 @@ class OpenFile:
         until = time.monotonic() + timeout
         while True:
             woken.clear()
-            ready = self._host.run(self._dispatch.poll(self.file))
+            ready = self._host.wait(self._dispatch.poll(self.file))
             ready = ready if events is None else ready & events
             if ready or not woken.wait(max(0.0, until - time.monotonic())):
                 return ready
@@ -177,7 +165,7 @@ class OpenFile:
     def fsync(self, datasync: bool = False) -> None:
         """fsync(2), fdatasync(2)."""
         self._need(self._open)
-        self._host.run(self._dispatch.fsync(self.file, datasync))
+        self._host.wait(self._dispatch.fsync(self.file, datasync))
 
     def mmap(
         self, length: int, prot: int = PROT_READ | PROT_WRITE, flags: int = libc.MAP_SHARED, offset: int = 0
@@ -191,7 +179,7 @@ class OpenFile:
         if not self.file.readable or (shared and prot & PROT_WRITE and not self.file.writable):
             raise OSError(errno.EACCES, os.strerror(errno.EACCES))
         vma = Vma(offset // PAGE_SIZE, length, prot, shared)
-        memory = self._host.run(self._dispatch.mmap(self.file, vma))
+        memory = self._host.wait(self._dispatch.mmap(self.file, vma))
         area = Area(self, memory, vma, shared and self._dispatch.traps(offset, length))
         self._areas.add(area)
         return area
@@ -213,19 +201,19 @@ class OpenFile:
 
     def fault(self, memory: OnDemandPages, pgoff: int) -> memoryview:
         try:
-            return self._host.run(self._dispatch.fault(self.file, memory, pgoff))
+            return self._host.wait(self._dispatch.fault(self.file, memory, pgoff))
         except OSError as error:
             raise BusError(f"page {pgoff}: {error}") from error
 
     def load(self, memory: Mappable, count: int, pos: int) -> bytes:
         try:
-            return self._host.run(self._dispatch.load(self.file, memory, count, pos))
+            return self._host.wait(self._dispatch.load(self.file, memory, count, pos))
         except OSError as error:
             raise BusError(f"load of {count} bytes at {pos:#x}: {error}") from error
 
     def store(self, memory: Mappable, data: bytes, pos: int) -> None:
         try:
-            self._host.run(self._dispatch.store(self.file, memory, data, pos))
+            self._host.wait(self._dispatch.store(self.file, memory, data, pos))
         except OSError as error:
             raise BusError(f"store of {len(data)} bytes at {pos:#x}: {error}") from error
 
@@ -236,7 +224,7 @@ class OpenFile:
     def _release_if_last(self) -> None:
         if not self._open and not self._areas and self.file in self._dispatch.files:
             self._host.forget(self)
-            self._host.run(self._dispatch.release(self.file))
+            self._host.wait(self._dispatch.release(self.file))
 
     def _need(self, permitted: bool) -> None:
         if not permitted or not self._open:

@@ -60,7 +60,7 @@ class WhileOpen(Device):
 
 
 class Census(Device):
-    """``read``: what there is in the host, as JSON; this open of this device is not counted."""
+    """``read``: what there is in the host, as JSON; the open that asks is not counted."""
 
     def open(self, file: File) -> None:
         gc.collect()
@@ -68,7 +68,7 @@ class Census(Device):
         (channel,) = [each for each in everything if isinstance(each, Channel)]
         nodes = channel._session.nodes
         file.private_data = json.dumps({
-            "files": len(nodes.files) - 1,
+            "files": len(nodes.files),
             "device files": sum(len(each.files) for each in everything if isinstance(each, Dispatch)),
             "nodes": len(nodes._nodes),
             "requests": len(channel._requests) - 1,

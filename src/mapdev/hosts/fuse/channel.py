@@ -16,7 +16,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 from mapdev import file as device_file
-from mapdev.dispatch import start
+from mapdev.answer import Answer, is_coming, start
 from mapdev.hosts.fuse import wire
 from mapdev.hosts.fuse.session import Body, Mode, Request, Session
 from mapdev.hosts.fuse.wire import Init, Notify, Opcode
@@ -158,43 +158,81 @@ class Channel:
             self._requests[request.unique] = request
             device_file.running.call = request
             try:
-                start(self._answer(request), lambda work: self._finish_in_loop(request, work))
+                self._answer(request)
             except Exception:  # a bug of ours must not leave a program waiting
                 log.exception("request %d (opcode %d) failed", request.unique, request.opcode)
                 if self._requests.pop(request.unique, None) is not None:
                     self._reply(request.unique, errno.EIO, b"")
             device_file.running.call = None
 
-    async def _answer(self, request: Request) -> None:
+    def _answer(self, request: Request) -> None:
         number, body = 0, b""
         try:
-            body = await self._session.handle(request)  # type: ignore[assignment]
-        except OSError as error:
-            number = error.errno or errno.EIO
-        except Exception:
-            log.exception("request %d (opcode %d) failed", request.unique, request.opcode)
-            number = errno.EIO
-        # a push that waits for the very page that this request faults in would wait for ever
-        local = self._local
-        if not request.faulting and (local.after or local.after is None):
+            answer = self._session.handle(request)
+            if is_coming(answer):
+                start(self._answer_when(request, answer), lambda work: self._finish_in_loop(request, work))
+                return
+            body = answer  # type: ignore[assignment]
+        except Exception as error:
+            number = self._errno_of(request, error)
+        after = self._local.after
+        if after and not request.faulting:
+            self._send(after)
+        undone = self._deliver(request, number, body)
+        if is_coming(undone):
+            start(undone, self._loop.run)
+        if after:
+            self._send(after)
+
+    async def _answer_when(self, request: Request, answer: Coroutine[Any, Any, Body]) -> None:
+        number, body = 0, b""
+        try:
+            body = await answer  # type: ignore[assignment]
+        except Exception as error:
+            number = self._errno_of(request, error)
+        if not request.faulting:
             await self._settle()
-        if self._requests.pop(request.unique, None) is not None:
-            self._interrupted.pop(request.unique, None)
-            if request.opcode not in wire.NO_REPLY:
-                self._reply(request.unique, number, body)
-        elif request.undo is not None and not number:  # it was answered with EINTR meanwhile
-            await request.undo()
+        undone = self._deliver(request, number, body)
+        if is_coming(undone):
+            await undone
         if request.faulting:
             await self._settle()
 
-    async def _settle(self) -> None:
-        """Send the notifications that waited for the end of an operation."""
-        after = self._local.after
-        if after is None:
-            assert self._loop.made is not None
-            await self._loop.made.pushed()
+    def _errno_of(self, request: Request, error: Exception) -> int:
+        if isinstance(error, OSError):
+            return self._session.errno_of(request, error)
+        log.error("request %d (opcode %d) failed", request.unique, request.opcode, exc_info=error)
+        return errno.EIO
+
+    def _deliver(self, request: Request, number: int, body: Body) -> Answer[None]:
+        """Reply; or take back what was done, if it was answered with EINTR meanwhile."""
+        if self._requests.pop(request.unique, None) is not None:
+            if self._interrupted:
+                self._interrupted.pop(request.unique, None)
+            if request.opcode not in wire.NO_REPLY:
+                self._reply(request.unique, number, body)
+        elif request.undo is not None and not number:
+            return request.undo()
+        return None
+
+    @staticmethod
+    def _send(after: list[Callable[[], None]]) -> None:
+        """The notifications that waited for the end of an operation.
+
+        Before the reply, for it may be what the program asked for; but of a fault only after it: a push that waits for
+        the very page that is faulted in would wait for ever.
+        """
         while after:
             after.pop(0)()
+
+    async def _settle(self) -> None:
+        """``_send``, wherever the operation has come to its end: here, or in the loop."""
+        after = self._local.after
+        if after is not None:
+            self._send(after)
+            return
+        assert self._loop.made is not None
+        await self._loop.made.pushed()
 
     def _finish_in_loop(self, request: Request, work: Coroutine[Any, Any, None]) -> None:
         request.body = memoryview(b"")  # it has been read, and the buffer is this thread's, which goes on

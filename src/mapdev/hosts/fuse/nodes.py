@@ -131,14 +131,18 @@ class Nodes:
                 if node.lookups <= 0:
                     del self._nodes[nodeid]
 
-    def add_file(self, node: Node, entry: DeviceEntry, flags: int, pid: int, uid: int, gid: int) -> OpenFile:
-        """A new open file; not among the files of the node before the device has accepted it."""
+    def new_file(self, node: Node, entry: DeviceEntry, flags: int, pid: int, uid: int, gid: int) -> OpenFile:
+        """An open file with a handle of its own, for the device to accept or not."""
         with self.lock:
             self._last_fh += 1
-            file = File(entry.dispatch.name, self._last_fh, flags, pid, uid, gid)
-            opened = OpenFile(self._last_fh, file, node, entry)
+            fh = self._last_fh
+        return OpenFile(fh, File(entry.dispatch.name, fh, flags, pid, uid, gid), node, entry)
+
+    def add_file(self, opened: OpenFile) -> None:
+        """The device has accepted it: it is open."""
+        with self.lock:
             self.files[opened.fh] = opened
-            return opened
+            opened.node.files.append(opened)
 
     def entry_valid(self, node: Node) -> int:
         """How long the name of this node holds, in seconds."""

@@ -15,10 +15,11 @@ Three ways to give memory to programs, best first (``Mode``):
 import errno
 import itertools
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
+from mapdev.answer import Answer, in_turn, is_coming, then
 from mapdev.file import File, Vma
 from mapdev.hosts.fuse import wire
 from mapdev.hosts.fuse.nodes import Node, Nodes, OpenFile
@@ -36,6 +37,14 @@ Body = bytes | bytearray | memoryview
 
 IDENTIFY: Final = 0xD701
 """An ioctl that ``Session.tracer`` makes on a descriptor to learn which open file it is: the answer is its handle."""
+
+
+# as plain numbers: an operator of an IntFlag costs as much as all else that is done at an open
+_DIRECT_IO: Final = int(Fopen.DIRECT_IO)
+_PASSTHROUGH: Final = int(Fopen.PASSTHROUGH)
+_PARALLEL_DIRECT_WRITES: Final = int(Fopen.PARALLEL_DIRECT_WRITES)
+"""A write that blocks does not hold up those of other opens."""
+_SHARED: Final = _PARALLEL_DIRECT_WRITES | _DIRECT_IO | _PASSTHROUGH
 
 
 class Mode(Enum):
@@ -64,18 +73,17 @@ class Request:
     Also the ``Call`` (see ``mapdev.file``) of the operation that it becomes.
     """
 
-    __slots__ = ("body", "faulting", "gid", "interrupted", "nodeid", "opcode", "pid", "task", "uid", "undo", "unique",
-                 "waiting")  # fmt: skip
+    # most requests are answered without any of these ever being set
+    faulting = False
+    interrupted = False
+    waiting: threading.Condition | None = None
+    task: "asyncio.Task[None] | None" = None
+    undo: Callable[[], Answer[None]] | None = None
+    """What takes back the effect, if the reply can no longer be delivered."""
 
     def __init__(self, header: wire.Header, body: memoryview) -> None:
-        _, self.opcode, self.unique, self.nodeid, self.uid, self.gid, self.pid = header
+        _, self.opcode, self.unique, self.nodeid, self.uid, self.gid, self.pid, _, _ = header
         self.body = body
-        self.faulting = False
-        self.interrupted = False
-        self.waiting: threading.Condition | None = None
-        self.task: asyncio.Task[None] | None = None
-        self.undo: Callable[[], Awaitable[None]] | None = None
-        """What takes back the effect, if the reply can no longer be delivered."""
 
 
 class Session:
@@ -87,7 +95,7 @@ class Session:
         self.tracer = 0
         """The thread of this process that may ask by IDENTIFY; 0: none."""
         self._kernel = kernel
-        self._handlers: dict[int, Callable[[Request], Awaitable[Body]]] = {
+        self._handlers: dict[int, Callable[[Request], Answer[Body]]] = {
             Opcode.LOOKUP: self._lookup,
             Opcode.FORGET: self._forget,
             Opcode.BATCH_FORGET: self._batch_forget,
@@ -113,24 +121,36 @@ class Session:
         """How the memory of a device is given to programs."""
         return Mode.ON_DEMAND if self.mode is Mode.SHARED and has_fault else self.mode
 
-    async def handle(self, request: Request) -> Body:
-        """The body of the reply. Raises ``OSError``; ENOSYS for what is not served, which the kernel remembers."""
+    def handle(self, request: Request) -> Answer[Body]:
+        """The body of the reply. Raises ``OSError``, as does the coroutine if it is one; see ``errno_of``."""
         handler = self._handlers.get(request.opcode)
         if handler is None:
             # a directory of devices does not change; for the rest (FLUSH, xattr, ...) ENOSYS is the lasting no
             raise OSError(errno.EPERM if request.opcode in _CHANGE_DIRECTORY else errno.ENOSYS, "")
-        return await handler(request)
+        return handler(request)
+
+    @staticmethod
+    def errno_of(request: Request, error: OSError) -> int:
+        """What is replied instead of a body.
+
+        To the kernel ENOSYS means: never send this request again, for no file of the mount. So it is not for one device
+        to say.
+        """
+        if error.errno == errno.ENOSYS:
+            return _INSTEAD_OF_ENOSYS.get(request.opcode, errno.ENOSYS)
+        return error.errno or errno.EIO
 
     async def close(self) -> None:
         """The mount is gone: every file that is still open is released."""
         for opened in tuple(self.nodes.files.values()):
-            if opened in opened.node.files:  # else its open has not come to an end
-                opened.handles = 1
-                await self._put_file(opened)
+            opened.handles = 1
+            released = self._put_file(opened)
+            if is_coming(released):
+                await released
 
     # -- names and attributes -----------------------------------------------------------------------------
 
-    async def _lookup(self, request: Request) -> Body:
+    def _lookup(self, request: Request) -> Body:
         name = wire.parse_name(request.body)
         node = self.nodes.lookup(self._node(request), name)
         if node is None:
@@ -138,20 +158,20 @@ class Session:
         attr, valid = self.nodes.attr(node)
         return wire.entry_out(node.nodeid, attr, self.nodes.entry_valid(node), valid)
 
-    async def _forget(self, request: Request) -> Body:
+    def _forget(self, request: Request) -> Body:
         (nlookup,) = wire.FORGET_IN.unpack_from(request.body)
         self.nodes.forget(request.nodeid, nlookup)
         return b""
 
-    async def _batch_forget(self, request: Request) -> Body:
+    def _batch_forget(self, request: Request) -> Body:
         for nodeid, nlookup in wire.parse_batch_forget(request.body):
             self.nodes.forget(nodeid, nlookup)
         return b""
 
-    async def _getattr(self, request: Request) -> Body:
+    def _getattr(self, request: Request) -> Body:
         return wire.attr_out(*self.nodes.attr(self._node(request)))
 
-    async def _setattr(self, request: Request) -> Body:
+    def _setattr(self, request: Request) -> Body:
         """O_TRUNC and new times change nothing, as on a device; truncate(2) is refused, as there."""
         valid, _, _, size, *_ = wire.SETATTR_IN.unpack_from(request.body)
         attr, lasts = self.nodes.attr(self._node(request))
@@ -161,13 +181,13 @@ class Session:
             raise OSError(errno.EPERM, "")
         return wire.attr_out(attr, lasts)
 
-    async def _statfs(self, request: Request) -> Body:  # noqa: ARG002
+    def _statfs(self, request: Request) -> Body:  # noqa: ARG002
         return wire.STATFS_OUT.pack(0, 0, 0, 0, 0, PAGE_SIZE, 255, PAGE_SIZE, 0)
 
-    async def _opendir(self, request: Request) -> Body:  # noqa: ARG002
+    def _opendir(self, request: Request) -> Body:  # noqa: ARG002
         return wire.OPEN_OUT.pack(0, 0, 0)
 
-    async def _readdir(self, request: Request) -> Body:
+    def _readdir(self, request: Request) -> Body:
         _, offset, size, *_ = wire.READ_IN.unpack_from(request.body)
         entries = bytearray()
         directory = self._node(request).entry
@@ -181,13 +201,13 @@ class Session:
             entries += entry
         return entries
 
-    async def _readlink(self, request: Request) -> Body:
+    def _readlink(self, request: Request) -> Body:
         link = self._node(request).entry
         if not isinstance(link, Symlink):
             raise OSError(errno.EINVAL, "")
         return link.target(request.pid) if callable(link.target) else link.target
 
-    async def _nothing(self, request: Request) -> Body:  # noqa: ARG002
+    def _nothing(self, request: Request) -> Body:  # noqa: ARG002
         return b""
 
     # -- open and release ---------------------------------------------------------------------------------
@@ -222,18 +242,17 @@ class Session:
     async def _opened(self, request: Request, node: Node, entry: DeviceEntry, flags: int) -> OpenFile:
         dispatch = entry.dispatch
         before = next_serial()
-        opened = self.nodes.add_file(node, entry, flags, request.pid, request.uid, request.gid)
+        opened = self.nodes.new_file(node, entry, flags, request.pid, request.uid, request.gid)
         file = opened.file
-        try:
-            await dispatch.open(file)
-        except OSError as error:
-            del self.nodes.files[opened.fh]
-            raise _not_enosys(error, errno.EOPNOTSUPP) from error
+        accepted = dispatch.open(file)
+        if is_coming(accepted):
+            await accepted
         memory: Mappable | None = None
         if dispatch.has_mmap:
             prot = (PROT_READ if file.readable else 0) | (PROT_WRITE if file.writable else 0)
             try:
-                memory = await dispatch.mmap(file, Vma(0, dispatch.device.size or 0, prot))
+                mapped = dispatch.mmap(file, Vma(0, dispatch.device.size or 0, prot))
+                memory = await mapped if is_coming(mapped) else mapped
             except OSError:
                 pass  # a refusal of mmap(2), not of open(2)
         refused: OSError | None = None
@@ -242,17 +261,17 @@ class Session:
                 if not self._at_home(node, entry, memory, before):
                     raise OSError(errno.ESTALE, "")
                 self._map(node, memory, file)
-                node.files.append(opened)
-                fopen = self._fopen(node, file)
-                opened.fopen = int(fopen)
-                opened.direct, opened.passthrough = Fopen.DIRECT_IO in fopen, Fopen.PASSTHROUGH in fopen
+                self.nodes.add_file(opened)
+                fopen = opened.fopen = self._fopen(node, file)
+                opened.direct, opened.passthrough = bool(fopen & _DIRECT_IO), bool(fopen & _PASSTHROUGH)
                 if memory is not None:
                     entry.size = memory.nbytes
         except OSError as error:
             refused = error
         if refused is not None:  # not in the handler: what `release` may raise has nothing to do with it
-            del self.nodes.files[opened.fh]
-            await dispatch.release(file)
+            released = dispatch.release(file)
+            if is_coming(released):
+                await released
             raise refused
         if node.cache is not None:
             self._tell_size(node)
@@ -319,51 +338,52 @@ class Session:
             node.cache = None
         node.memory = None
 
-    def _fopen(self, node: Node, file: File) -> Fopen:
+    def _fopen(self, node: Node, file: File) -> int:
         """How the kernel is to treat this open file."""
-        fopen = Fopen.PARALLEL_DIRECT_WRITES  # a write that blocks does not hold up those of other opens
-        if node.backing_id:  # with which the kernel takes none of the next two
-            return fopen | Fopen.DIRECT_IO | Fopen.PASSTHROUGH
+        if node.backing_id:  # with which the kernel takes neither STREAM nor NONSEEKABLE
+            return _SHARED
+        fopen = _PARALLEL_DIRECT_WRITES
         if file.stream:
             fopen |= Fopen.STREAM
         elif not file.seekable:
             fopen |= Fopen.NONSEEKABLE
         if self.mode is Mode.PAGE_CACHE and node.memory is not None:
             return fopen
-        return fopen | Fopen.DIRECT_IO
+        return fopen | _DIRECT_IO
 
-    async def _release(self, request: Request) -> Body:
-        await self._put_file(self._file(*wire.RELEASE_IN.unpack_from(request.body)[:1]))
-        return b""
+    def _release(self, request: Request) -> Answer[Body]:
+        fh, *_ = wire.RELEASE_IN.unpack_from(request.body)
+        return then(self._put_file(self._file(fh)), _empty)
 
-    async def _put_file(self, opened: OpenFile) -> None:
+    def _put_file(self, opened: OpenFile) -> Answer[None]:
         node = opened.node
         with self.nodes.lock:
             opened.handles -= 1
             if opened.handles or self.nodes.files.pop(opened.fh, None) is None:
-                return
+                return None
             node.files.remove(opened)
             if not node.files and self.nodes.home(node.entry) is not node:
                 self._unmap(node)
         opened.file.notify_poll = None
-        await opened.entry.dispatch.release(opened.file)
+        return opened.entry.dispatch.release(opened.file)
 
     # -- read and write, by programs and by the page cache ------------------------------------------------
 
-    async def _read(self, request: Request) -> Body:
+    def _read(self, request: Request) -> Answer[Body]:
         fh, pos, count, read_flags, _, flags, _ = wire.READ_IN.unpack_from(request.body)
         opened = self._file(fh)
         if read_flags & wire.READ_LOCKOWNER and opened.direct:
-            opened.file.flags = flags
-            return await opened.entry.dispatch.read(opened.file, count, 0 if opened.file.stream else pos)
+            file = opened.file
+            file.flags = flags
+            return opened.entry.dispatch.read(file, count, 0 if file.stream else pos)
         if opened.node.cache is None:
             # no mapping faults to us here, so this is splice(2) or sendfile(2), whose pages would stay cached and go
             # stale; refused as by drivers without splice_read: programs then use read(2)
             raise OSError(errno.EINVAL, "")
         request.faulting = True
-        return await self._fault(opened.node, pos, count)
+        return self._fault(opened.node, pos, count)
 
-    async def _fault(self, node: Node, pos: int, count: int) -> Body:
+    def _fault(self, node: Node, pos: int, count: int) -> Answer[Body]:
         """The page cache wants these bytes, whole pages. An error is SIGBUS for the program that touched them."""
         memory = node.memory
         if memory is not None and pos >= memory.nbytes and self.mode is Mode.PAGE_CACHE:
@@ -379,19 +399,18 @@ class Session:
         if isinstance(memory, OnDemandPages):
             first_open = node.files[0]
             file, dispatch = first_open.file, first_open.entry.dispatch
-            pages = [await dispatch.fault(file, memory, pgoff) for pgoff in range(first, last)]
-            return pages[0] if len(pages) == 1 else b"".join(pages)
+            return then(in_turn(dispatch.fault(file, memory, pgoff) for pgoff in range(first, last)), b"".join)
         return memory.load(pos, count)
 
-    async def _write(self, request: Request) -> Body:
+    def _write(self, request: Request) -> Answer[Body]:
         fh, pos, count, write_flags, _, flags, _ = wire.WRITE_IN.unpack_from(request.body)
         data = request.body[wire.WRITE_IN.size : wire.WRITE_IN.size + count]
         opened = self._file(fh)
         if opened.direct and not write_flags & wire.WRITE_CACHE:
-            opened.file.flags = flags
-            at = 0 if opened.file.stream else pos
-            taken = await opened.entry.dispatch.write(opened.file, bytes(data), at)
-            return wire.WRITE_OUT.pack(taken, 0)
+            file = opened.file
+            file.flags = flags
+            taken = opened.entry.dispatch.write(file, bytes(data), 0 if file.stream else pos)
+            return then(taken, lambda taken: wire.WRITE_OUT.pack(taken, 0))
         request.faulting = True
         memory, cache = opened.node.memory, opened.node.cache
         if memory is None or cache is None:
@@ -404,22 +423,18 @@ class Session:
         cache.written_back(pos, stored)
         return wire.WRITE_OUT.pack(count, 0)
 
-    async def _fsync(self, request: Request) -> Body:
+    def _fsync(self, request: Request) -> Answer[Body]:
         fh, flags, _ = wire.FSYNC_IN.unpack_from(request.body)
         opened = self._file(fh)
-        try:
-            await opened.entry.dispatch.fsync(opened.file, bool(flags & wire.FSYNC_FDATASYNC))
-        except OSError as error:
-            raise _not_enosys(error, errno.EINVAL) from error
-        return b""
+        return then(opened.entry.dispatch.fsync(opened.file, bool(flags & wire.FSYNC_FDATASYNC)), _empty)
 
-    async def _copy_file_range(self, request: Request) -> Body:  # noqa: ARG002
+    def _copy_file_range(self, request: Request) -> Body:  # noqa: ARG002
         """As of any device: programs then copy with read(2) and write(2). (ENOSYS: the kernel would splice.)"""
         raise OSError(errno.EINVAL, "")
 
     # -- ioctl and poll -----------------------------------------------------------------------------------
 
-    async def _ioctl(self, request: Request) -> Body:
+    def _ioctl(self, request: Request) -> Answer[Body]:
         fh, _, cmd, arg, in_size, out_size = wire.IOCTL_IN.unpack_from(request.body)
         opened = self._file(fh)
         if cmd == IDENTIFY and self.tracer and request.pid == self.tracer:
@@ -430,22 +445,15 @@ class Session:
             node.memory.pull()
         data = bytes(request.body[wire.IOCTL_IN.size : wire.IOCTL_IN.size + in_size])
         argument = IoctlArg(arg, data, out_size, request.pid)
-        try:
-            result = await opened.entry.dispatch.ioctl(opened.file, cmd, argument)
-        except OSError as error:
-            raise _not_enosys(error, errno.ENOTTY) from error
-        return wire.IOCTL_OUT.pack(result, 0, 0, 0) + argument.out
+        result = opened.entry.dispatch.ioctl(opened.file, cmd, argument)
+        return then(result, lambda result: wire.IOCTL_OUT.pack(result, 0, 0, 0) + argument.out)
 
-    async def _poll(self, request: Request) -> Body:
+    def _poll(self, request: Request) -> Answer[Body]:
         fh, kh, flags, _ = wire.POLL_IN.unpack_from(request.body)
         opened = self._file(fh)
         if flags & wire.POLL_SCHEDULE_NOTIFY:  # before the device is asked: a wake in between is not lost
             opened.file.notify_poll = lambda: self._kernel.notify_poll(kh)
-        try:
-            mask = await opened.entry.dispatch.poll(opened.file)
-        except OSError as error:
-            raise _not_enosys(error, errno.EIO) from error
-        return wire.POLL_OUT.pack(mask, 0)
+        return then(opened.entry.dispatch.poll(opened.file), lambda mask: wire.POLL_OUT.pack(mask, 0))
 
     # -- what a request names -----------------------------------------------------------------------------
 
@@ -462,10 +470,13 @@ class Session:
         return opened
 
 
-def _not_enosys(error: OSError, instead: int) -> OSError:
-    """To the kernel ENOSYS means: never send this request again, for no file of the mount."""
-    return OSError(instead, "") if error.errno == errno.ENOSYS else error
+def _empty(_: None) -> Body:
+    return b""
 
 
 # SYMLINK, MKNOD, MKDIR, UNLINK, RMDIR, RENAME, LINK, CREATE, RENAME2, TMPFILE
 _CHANGE_DIRECTORY: Final = frozenset({6, 8, 9, 10, 11, 12, 13, 35, 45, 51})
+
+_INSTEAD_OF_ENOSYS: Final[dict[int, int]] = {
+    Opcode.OPEN: errno.EOPNOTSUPP, Opcode.FSYNC: errno.EINVAL, Opcode.IOCTL: errno.ENOTTY, Opcode.POLL: errno.EIO,
+}  # fmt: skip

@@ -192,6 +192,8 @@ class Header(NamedTuple):
     uid: int
     gid: int
     pid: int
+    total_extlen: int = 0
+    padding: int = 0
 
 
 class Attr(NamedTuple):
@@ -241,7 +243,7 @@ def parse_header(data: bytes | memoryview) -> Header:
     """The header of the request in `data`, which must hold exactly that request."""
     if len(data) < IN_HEADER.size:
         raise ProtocolError(f"a request of {len(data)} bytes is shorter than its header")
-    header = _header(IN_HEADER.unpack_from(data)[:7])
+    header = _header(IN_HEADER.unpack_from(data))
     if header[0] != len(data):
         raise ProtocolError(f"a request that says it has {header[0]} bytes has {len(data)}")
     return header

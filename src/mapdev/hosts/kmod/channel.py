@@ -18,10 +18,10 @@ from typing import Any, Final
 
 from mapdev import file as device_file
 from mapdev import libc
-from mapdev.dispatch import start
+from mapdev.answer import Answer, is_coming, start
 from mapdev.hosts.kmod import uapi
 from mapdev.hosts.kmod.kernelpages import Body
-from mapdev.hosts.kmod.session import Request, Session
+from mapdev.hosts.kmod.session import Reply, Request, Session
 from mapdev.hosts.kmod.uapi import Opcode
 from mapdev.hosts.workers import Loop, Workers, leave_to_parent
 from mapdev.libc import PAGE_SIZE
@@ -164,29 +164,40 @@ class Channel:
             return
         device_file.running.call = request
         try:
-            start(self._answer(request), lambda work: self._finish_in_loop(request, work))
-        except Exception:  # a bug of ours must not leave a program waiting
-            log.exception("request %d (opcode %d) failed", request.unique, request.opcode)
-            if self._requests.pop(request.unique, None) is not None:
-                self.reply(request.unique, errno.EIO)
+            answer = self._session.handle(request)
+            if is_coming(answer):
+                start(self._answer_when(request, answer), lambda work: self._finish_in_loop(request, work))
+            else:
+                undone = self._deliver(request, answer)
+                if is_coming(undone):
+                    start(undone, self._loop.run)
+        except Exception as error:
+            self._refuse_with(request, error)
         device_file.running.call = None
 
     def _finish_in_loop(self, request: Request, work: Coroutine[Any, Any, None]) -> None:
         request.message = request.message._replace(payload=memoryview(b""))  # it was read; the buffer is the thread's
         self._loop.run(work, request)
 
-    async def _answer(self, request: Request) -> None:
+    async def _answer_when(self, request: Request, answer: Coroutine[Any, Any, Reply | None]) -> None:
         try:
-            answer = await self._session.handle(request)
-            taken = answer is None or self.reply(request.unique, 0, *answer)
-            if not taken and request.undo is not None:  # who waited for it is gone
-                await request.undo()
-        except OSError as error:
-            self.reply(request.unique, error.errno or errno.EIO)
-        except Exception:
-            log.exception("request %d (opcode %d) failed", request.unique, request.opcode)
-            self.reply(request.unique, errno.EIO)
+            undone = self._deliver(request, await answer)
+            if is_coming(undone):
+                await undone
+        except Exception as error:
+            self._refuse_with(request, error)
+
+    def _deliver(self, request: Request, answer: Reply | None) -> Answer[None]:
+        """Reply, if that has not been done; or take back what was done, if who waited for it is gone."""
         self._requests.pop(request.unique, None)
+        taken = answer is None or self.reply(request.unique, 0, *answer)
+        return None if taken or request.undo is None else request.undo()
+
+    def _refuse_with(self, request: Request, error: Exception) -> None:
+        self._requests.pop(request.unique, None)
+        if not isinstance(error, OSError):  # a bug of ours must not leave a program waiting
+            log.error("request %d (opcode %d) failed", request.unique, request.opcode, exc_info=error)
+        self.reply(request.unique, getattr(error, "errno", None) or errno.EIO)
 
     async def _work_off(self, file: int) -> None:
         """The notices of one file, in their order, until there is none."""
@@ -198,7 +209,9 @@ class Channel:
                     return
                 notice = queue.popleft()
             try:
-                await self._session.notice(notice)
+                done = self._session.notice(notice)
+                if is_coming(done):
+                    await done
             except Exception:
                 log.exception("notice %d of file %d failed", notice.opcode, file)
 

@@ -14,9 +14,10 @@ that each has its ``vm_close``, and so does the session.
 
 import errno
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
+from mapdev.answer import Answer, is_coming, then
 from mapdev.dispatch import Dispatch
 from mapdev.file import File, Vma
 from mapdev.hosts.kmod import uapi
@@ -34,35 +35,22 @@ _PROT: Final = VmaFlag.READ | VmaFlag.WRITE | VmaFlag.EXEC
 class Request:
     """One request or notice. Also the ``Call`` (see ``mapdev.file``) of the operation that it becomes."""
 
-    __slots__ = (
-        "file",
-        "flags",
-        "gid",
-        "interrupted",
-        "message",
-        "opcode",
-        "pid",
-        "task",
-        "uid",
-        "undo",
-        "unique",
-        "waiting",
-    )  # fmt: skip
+    # most requests are answered without any of these ever being set
+    interrupted = False
+    waiting: threading.Condition | None = None
+    task: "asyncio.Task[None] | None" = None
+    undo: Callable[[], Answer[None]] | None = None
+    """What takes back the effect, if the reply can no longer be delivered."""
 
     def __init__(self, message: uapi.Message) -> None:
         header = message.header
         self.message = message
         self.opcode, self.unique, self.file, self.flags = header.opcode, header.unique, header.file, header.flags
         self.pid, self.uid, self.gid = header.pid, header.uid, header.gid
-        self.interrupted = False
-        self.waiting: threading.Condition | None = None
-        self.task: asyncio.Task[None] | None = None
-        self.undo: Callable[[], Awaitable[None]] | None = None
-        """What takes back the effect, if the reply can no longer be delivered."""
 
 
-class Answer(NamedTuple):
-    """What goes into a reply."""
+class Reply(NamedTuple):
+    """What the module is told: ``uapi.reply``."""
 
     value: int = 0
     flags: int = 0
@@ -119,7 +107,7 @@ class Session:
         self._kernel = kernel
         self._lock = threading.Lock()
         self._used: dict[int, _Used] = {}  # by the id of the memory in the module
-        self._handlers: dict[int, Callable[[Request], Awaitable[Answer | None]]] = {
+        self._handlers: dict[int, Callable[[Request], Answer[Reply | None]]] = {
             Opcode.OPEN: self._open,
             Opcode.READ: self._read,
             Opcode.WRITE: self._write,
@@ -144,30 +132,29 @@ class Session:
             asked.add(Opcode.VM_CLOSE)
         return sum(uapi.op(opcode) for opcode in asked)
 
-    async def handle(self, request: Request) -> Answer | None:
-        """What the reply carries; None: it has been sent. Raises ``OSError``."""
+    def handle(self, request: Request) -> Answer[Reply | None]:
+        """What the reply carries; None: it has been sent. Raises ``OSError``, as does the coroutine if it is one."""
         handler = self._handlers.get(request.opcode)
         if handler is None:
             raise OSError(errno.ENOSYS, "")
-        return await handler(request)
+        return handler(request)
 
-    async def notice(self, request: Request) -> None:
+    def notice(self, request: Request) -> Answer[None]:
         """Something has happened to a file; those of one file have to come in their order."""
         opened = self.files.get(request.file)
         if opened is None:
-            return  # its open was taken back
+            return None  # its open was taken back
         if request.opcode == Opcode.RELEASE:
-            await self._put_file(request.file)
-            return
+            return self._put_file(request.file)
         body = cast(uapi.VmaIn, request.message.body)
         used = self._used.get(body.memory)
         if request.opcode == Opcode.VM_OPEN:
-            await self.dispatch.vm_open(opened.file, _vma(body))
-            return
+            return self.dispatch.vm_open(opened.file, _vma(body))
         if used is not None:
             used.memory.pull()
         if self.dispatch.device.defines("vm_close"):
-            await self.dispatch.vm_close(opened.file, _vma(body))
+            return self.dispatch.vm_close(opened.file, _vma(body))
+        return None
 
     def id_of(self, memory: Mappable) -> int | None:
         """Under which number the module has this memory, if it has."""
@@ -185,22 +172,27 @@ class Session:
     async def close(self) -> None:
         """The device is gone: every file that is still open is released."""
         for number in tuple(self.files):
-            await self._put_file(number)
+            released = self._put_file(number)
+            if is_coming(released):
+                await released
 
     # -- open and release ---------------------------------------------------------------------------------
 
-    async def _open(self, request: Request) -> Answer:
+    def _open(self, request: Request) -> Answer[Reply]:
         file = File(self.dispatch.name, request.file, request.flags, request.pid, request.uid, request.gid)
-        await self.dispatch.open(file)
-        self.files[request.file] = OpenFile(file)
-        request.undo = lambda: self._put_file(request.file)
-        flags = 0 if file.seekable else ReplyFlag.NONSEEKABLE
-        return Answer(flags=ReplyFlag.STREAM if file.stream else flags)
 
-    async def _put_file(self, number: int) -> None:
+        def accepted(_: None) -> Reply:
+            self.files[request.file] = OpenFile(file)
+            request.undo = lambda: self._put_file(request.file)
+            flags = 0 if file.seekable else ReplyFlag.NONSEEKABLE
+            return Reply(flags=ReplyFlag.STREAM if file.stream else flags)
+
+        return then(self.dispatch.open(file), accepted)
+
+    def _put_file(self, number: int) -> Answer[None]:
         opened = self.files.pop(number, None)
         if opened is None:
-            return
+            return None
         with self._lock:
             for used in opened.uses:
                 used.files.discard(opened)
@@ -209,43 +201,44 @@ class Session:
             used.memory.detach(used.copy)
             used.copy.close()
         opened.file.notify_poll = None
-        await self.dispatch.release(opened.file)
+        return self.dispatch.release(opened.file)
 
     # -- read, write, ioctl, poll -------------------------------------------------------------------------
 
-    async def _read(self, request: Request) -> Answer:
+    def _read(self, request: Request) -> Answer[Reply]:
         body = cast(uapi.ReadIn, request.message.body)
         file = self._file(request)
         pos, count = 0 if file.stream else body.pos, body.count
         self._pull(pos, count)
-        return Answer(payload=await self.dispatch.read(file, count, pos))
+        # mypy finds for the three types of `data` nothing but Sequence[int]
+        return then(self.dispatch.read(file, count, pos), lambda data: Reply(payload=data))  # type: ignore[arg-type]
 
-    async def _write(self, request: Request) -> Answer:
+    def _write(self, request: Request) -> Answer[Reply]:
         body = cast(uapi.ReadIn, request.message.body)
         file = self._file(request)
         pos, data = 0 if file.stream else body.pos, bytes(request.message.payload)
         self._pull(pos, len(data))
-        return Answer(await self.dispatch.write(file, data, pos))
+        return then(self.dispatch.write(file, data, pos), Reply)
 
-    async def _ioctl(self, request: Request) -> Answer:
+    def _ioctl(self, request: Request) -> Answer[Reply]:
         body = cast(uapi.IoctlIn, request.message.body)
         file = self._file(request)
         self._pull()
         caller = _Caller(self._kernel, request.unique)
         argument = IoctlArg(body.arg, bytes(request.message.payload), body.out_max, request.pid, caller)
-        result = await self.dispatch.ioctl(file, body.cmd, argument)
-        return Answer(result, payload=argument.out)
+        result = self.dispatch.ioctl(file, body.cmd, argument)
+        return then(result, lambda result: Reply(result, payload=argument.out))
 
-    async def _poll(self, request: Request) -> Answer:
+    def _poll(self, request: Request) -> Answer[Reply]:
         file, number = self._file(request), request.file
         file.notify_poll = lambda: self._kernel.wake(number)  # before the device is asked: no wake is lost
-        return Answer(await self.dispatch.poll(file) & uapi.POLL_MASK)
+        return then(self.dispatch.poll(file), lambda mask: Reply(mask & uapi.POLL_MASK))
 
-    async def _fsync(self, request: Request) -> Answer:
+    def _fsync(self, request: Request) -> Answer[Reply]:
         file = self._file(request)
         self._pull()
-        await self.dispatch.fsync(file, bool(cast(uapi.FsyncIn, request.message.body).datasync))
-        return Answer()
+        datasync = bool(cast(uapi.FsyncIn, request.message.body).datasync)
+        return then(self.dispatch.fsync(file, datasync), _nothing)
 
     def _pull(self, offset: int = 0, length: int | None = None) -> None:
         """What programs stored into the module's own pages of these bytes is in Python's pages now."""
@@ -260,9 +253,17 @@ class Session:
 
     # -- memory -------------------------------------------------------------------------------------------
 
-    async def _mmap(self, request: Request) -> Answer:
+    def _mmap(self, request: Request) -> Answer[Reply]:
         opened, vma = self._opened(request), _vma(cast(uapi.VmaIn, request.message.body))
-        memory = await self.dispatch.mmap(opened.file, vma)
+
+        def mapped(memory: Mappable) -> Answer[Reply]:
+            used = self._use(memory, opened)
+            request.undo = lambda: self.dispatch.vm_close(opened.file, vma)
+            return then(self.dispatch.vm_open(opened.file, vma), lambda _: Reply(used.copy.id))
+
+        return then(self.dispatch.mmap(opened.file, vma), mapped)
+
+    def _use(self, memory: Mappable, opened: OpenFile) -> _Used:
         with self._lock:
             used = next((used for used in self._used.values() if used.memory is memory), None)
             if used is None:
@@ -271,9 +272,7 @@ class Session:
                 memory.attach(used.copy)
             used.files.add(opened)
             opened.uses.add(used)
-        await self.dispatch.vm_open(opened.file, vma)
-        request.undo = lambda: self.dispatch.vm_close(opened.file, vma)
-        return Answer(used.copy.id)
+            return used
 
     def _give(self, memory: Mappable) -> Memory:
         if isinstance(memory, Pages):
@@ -281,28 +280,29 @@ class Session:
         assert isinstance(memory, OnDemandPages)
         return FaultMemory(memory, self._kernel, MemoryKind.FAULT)
 
-    async def _fault(self, request: Request) -> None:
+    def _fault(self, request: Request) -> Answer[None]:
         body = cast(uapi.FaultIn, request.message.body)
         used = self._used.get(body.memory)
-        if used is None or not isinstance(used.copy, FaultMemory) or not isinstance(used.memory, OnDemandPages):
+        copy = None if used is None else used.copy
+        if used is None or not isinstance(copy, FaultMemory) or not isinstance(used.memory, OnDemandPages):
             raise OSError(errno.EIO, "")
         if body.pgoff >= used.memory.npages:
             raise OSError(errno.EFAULT, "")
-        page = await self.dispatch.fault(self._file(request), used.memory, body.pgoff)
         head = bytes(uapi.FaultOut(body.pgoff, 1, 0))
 
         def send(page: memoryview) -> bool:
             return self._kernel.reply(request.unique, payload=head + page)
 
-        used.copy.hand_over(body.pgoff, page, send)
+        page = self.dispatch.fault(self._file(request), used.memory, body.pgoff)
+        return then(page, lambda page: copy.hand_over(body.pgoff, page, send))
 
-    async def _vm_fault(self, request: Request) -> Answer:
-        await self.dispatch.vm_fault(self._file(request), cast(uapi.FaultIn, request.message.body).pgoff)
-        return Answer()
+    def _vm_fault(self, request: Request) -> Answer[Reply]:
+        pgoff = cast(uapi.FaultIn, request.message.body).pgoff
+        return then(self.dispatch.vm_fault(self._file(request), pgoff), _nothing)
 
-    async def _page_mkwrite(self, request: Request) -> Answer:
-        await self.dispatch.page_mkwrite(self._file(request), cast(uapi.FaultIn, request.message.body).pgoff)
-        return Answer()
+    def _page_mkwrite(self, request: Request) -> Answer[Reply]:
+        pgoff = cast(uapi.FaultIn, request.message.body).pgoff
+        return then(self.dispatch.page_mkwrite(self._file(request), pgoff), _nothing)
 
     # -- what a request names -----------------------------------------------------------------------------
 
@@ -326,6 +326,10 @@ _OPERATIONS: Final = {
 }  # fmt: skip
 
 _BY_DESCRIPTOR: Final = frozenset({Opcode.READ, Opcode.WRITE, Opcode.IOCTL, Opcode.POLL})
+
+
+def _nothing(_: None) -> Reply:
+    return Reply()
 
 
 def _vma(body: uapi.VmaIn) -> Vma:

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
+from mapdev.answer import is_coming
 from mapdev.dispatch import Dispatch
 from mapdev.hosts.fuse.nodes import OpenFile
 from mapdev.hosts.fuse.session import IDENTIFY, Session
@@ -53,23 +54,16 @@ class Block:
         """What an instruction loads. Raises ``OSError``: SIGBUS."""
         if pos + count > self.memory.nbytes:
             raise OSError(errno.EFAULT, "beyond the end of the device")
-        work = self._load(self.file, self.memory, count, pos)
-        try:
-            work.send(None)
-        except StopIteration as answer:
-            return answer.value  # type: ignore[no-any-return]
-        return self._blocks.loop().result_of(work)
+        data = self._load(self.file, self.memory, count, pos)
+        return self._blocks.loop().result_of(data) if is_coming(data) else data
 
     def store(self, pos: int, data: bytes) -> None:
         """What an instruction stores. Raises ``OSError``: SIGBUS."""
         if pos + len(data) > self.memory.nbytes:
             raise OSError(errno.EFAULT, "beyond the end of the device")
-        work = self._store(self.file, self.memory, data, pos)
-        try:
-            work.send(None)
-        except StopIteration:
-            return
-        self._blocks.loop().result_of(work)
+        done = self._store(self.file, self.memory, data, pos)
+        if is_coming(done):
+            self._blocks.loop().result_of(done)
 
 
 class Blocks:
