@@ -12,6 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from types import CoroutineType
 from typing import Any, TypeAlias, TypeVar
 
@@ -27,9 +28,12 @@ from mapdev.libc import PAGE_SHIFT, PAGE_SIZE
 from mapdev.pages import Mappable, OnDemandPages, Pages
 from mapdev.trace import Callback, Trace
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 Data: TypeAlias = bytes | bytearray | memoryview
+Check: TypeAlias = Callable[[str, Any, S], T]
+"""(operation, its answer, what that has to fit) -> what is made of it."""
 
 log = logging.getLogger("mapdev.device")
 
@@ -69,6 +73,8 @@ class Dispatch:
             if trace is not None and device.defines(operation) and operation not in _ACCESSES:
                 method = self._traced(operation, method, trace)
             setattr(self, "_" + operation, method)
+        if not device.defines("mmap"):
+            self._mmap = _none
         self.has_mmap = device.defines("mmap") or device.defines("fault")
         self.has_fault = device.defines("fault")
         if self.has_fault and not device.defines("mmap") and device.size:
@@ -110,58 +116,39 @@ class Dispatch:
         """``Device.read``: at most `count` bytes."""
         if not self.has_read:
             raise OSError(errno.EINVAL, "read is not defined")
-        return self._asked("read", self._read, lambda data: _data(data, count), file, count, pos)
+        return self._asked("read", self._read, _data, count, file, count, pos)
 
     def write(self, file: File, buf: bytes, pos: int) -> Answer[int]:
         """``Device.write``: how many bytes were taken."""
         if not self.has_write:
             raise OSError(errno.EINVAL, "write is not defined")
-        return self._asked("write", self._write, lambda taken: _number(taken, "write", len(buf)), file, buf, pos)
+        return self._asked("write", self._write, _number, len(buf), file, buf, pos)
 
     def ioctl(self, file: File, cmd: int, arg: IoctlArg) -> Answer[int]:
         """``Device.ioctl``: the result; bytes for the program are in ``arg.out`` by then, or in its memory."""
         if not self.has_ioctl:
             raise OSError(errno.ENOTTY, "ioctl is not defined")
-
-        def result(value: Any) -> int:
-            if value is None:
-                return 0
-            if isinstance(value, int):
-                return _number(value, "ioctl", (1 << 31) - 1)
-            arg.copy_to_user(_buffer(value))
-            return 0
-
-        return self._asked("ioctl", self._ioctl, result, file, cmd, arg)
+        return self._asked("ioctl", self._ioctl, _result_of_ioctl, arg, file, cmd, arg)
 
     def poll(self, file: File) -> Answer[int]:
         """``Device.poll``: a mask of POLL* bits."""
         if not self.has_poll:
             return model.DEFAULT_POLLMASK
-        return self._asked("poll", self._poll, lambda mask: _number(mask, "poll", 0xFFFF), file)
+        return self._asked("poll", self._poll, _number, 0xFFFF, file)
 
     def mmap(self, file: File, vma: Vma) -> Answer[Mappable]:
         """``Device.mmap``: the memory that this open maps."""
         if not self.has_mmap:
             raise OSError(errno.ENODEV, "mmap is not defined")
-
-        def mapped(memory: Any) -> Mappable:
-            if memory is None and self.has_fault:
-                memory = self._faulted_memory()
-            if not isinstance(memory, Pages | OnDemandPages):
-                raise TypeError(f"mmap answered {memory!r}, not pages")
-            if isinstance(memory, OnDemandPages) and not self.has_fault:
-                raise TypeError("mmap answered on-demand pages, but fault is not defined")
-            return memory
-
-        method = self._mmap if self.device.defines("mmap") else lambda *_: None
-        return self._asked("mmap", method, mapped, file, vma)
+        return self._asked("mmap", self._mmap, self._mapped, None, file, vma)
 
     def fault(self, file: File, memory: OnDemandPages, pgoff: int) -> Answer[memoryview]:
         """The page `pgoff` of `memory`: there already, or handed over now by ``Device.fault``."""
         page = memory.present(pgoff)
         if page is not None:
             return page
-        return self._asked("fault", self._fault, lambda page: memory.insert(pgoff, page), file, VmFault(pgoff))
+        return self._asked("fault", self._fault, lambda _, page, pgoff: memory.insert(pgoff, page), pgoff, file,
+                           VmFault(pgoff))  # fmt: skip
 
     def fsync(self, file: File, datasync: bool) -> Answer[None]:
         """``Device.fsync``."""
@@ -185,17 +172,12 @@ class Dispatch:
 
     def load(self, file: File, memory: Mappable, count: int, pos: int) -> Answer[bytes]:
         """``Device.load``, or what is in `memory` (as ``mmap`` answered it): exactly `count` bytes."""
-
-        def loaded(answer: Any) -> bytes:
-            data = answer if answer.__class__ is bytes else bytes(_buffer(answer))
-            if len(data) != count:
-                raise ValueError(f"load answered {len(data)} bytes where {count} are loaded")
-            return data
-
         if self.has_load:
-            return self._asked("load", self._load, loaded, file, count, pos)
+            return self._asked("load", self._load, _exactly, count, file, count, pos)
         load = self._of_memory("load", lambda _, count, pos: _loaded(memory, pos, count))
-        return self._brought(file, memory, pos, count, lambda: self._asked("load", load, loaded, file, count, pos))
+        return self._brought(
+            file, memory, pos, count, lambda: self._asked("load", load, _exactly, count, file, count, pos)
+        )
 
     def store(self, file: File, memory: Mappable, data: bytes, pos: int) -> Answer[None]:
         """``Device.store``, or into `memory`."""
@@ -225,29 +207,29 @@ class Dispatch:
         return then(pages, lambda _: access())
 
     def _asked(
-        self, operation: str, method: Callable[..., Any], check: Callable[[Any], T], file: File, *args: Any
+        self, operation: str, method: Callable[..., Any], check: Check[S, T], of: S, file: File, *args: Any
     ) -> Answer[T]:
         """What `check` makes of the answer of the operation; it raises what is wrong with it."""
         try:
             answer = method(file, *args)
             if answer.__class__ is CoroutineType:
-                return self._later(operation, answer, check, file, args)
-            return check(answer)
+                return self._asked_later(operation, answer, check, of, file, args)
+            return check(operation, answer, of)
         except BaseException as error:
             raise self._failed(operation, file, args, error) from None
 
-    async def _later(
-        self, operation: str, answer: Coroutine[Any, Any, Any], check: Callable[[Any], T], file: File,
+    async def _asked_later(
+        self, operation: str, answer: Coroutine[Any, Any, Any], check: Check[S, T], of: S, file: File,
         args: tuple[Any, ...],
     ) -> T:  # fmt: skip
         try:
-            return check(await finish(answer))
+            return check(operation, await finish(answer), of)
         except BaseException as error:
             raise self._failed(operation, file, args, error) from None
 
     def _told(self, operation: str, method: Callable[..., Any], file: File, *args: Any) -> Answer[None]:
         """An operation that answers nothing."""
-        return self._asked(operation, method, lambda answer: _nothing(answer, operation), file, *args)
+        return self._asked(operation, method, _nothing, None, file, *args)
 
     def _unheard(self, operation: str, method: Callable[..., Any], file: File, *args: Any) -> Answer[None]:
         """An operation whose failure nobody hears of but the author."""
@@ -255,17 +237,26 @@ class Dispatch:
             answer = method(file, *args)
             if answer.__class__ is CoroutineType:
                 return self._unheard_later(operation, answer, file)
-            _nothing(answer, operation)
+            _nothing(operation, answer)
         except BaseException as error:
             self._report(operation, file, error)
         return None
 
     async def _unheard_later(self, operation: str, answer: Coroutine[Any, Any, Any], file: File) -> None:
         try:
-            _nothing(await finish(answer), operation)
+            _nothing(operation, await finish(answer))
         except BaseException as error:
             if not _was_cancelled(error):  # else the host ends
                 self._report(operation, file, error)
+
+    def _mapped(self, _operation: str, memory: Any, _of: None) -> Mappable:
+        if memory is None and self.has_fault:
+            memory = self._faulted_memory()
+        if not isinstance(memory, Pages | OnDemandPages):
+            raise TypeError(f"mmap answered {memory!r}, not pages")
+        if isinstance(memory, OnDemandPages) and not self.has_fault:
+            raise TypeError("mmap answered on-demand pages, but fault is not defined")
+        return memory
 
     def _faulted_memory(self) -> OnDemandPages:
         """What a device with `fault` alone maps: ``size`` bytes, the same for all opens."""
@@ -331,7 +322,7 @@ class Dispatch:
             except BaseException as error:
                 tell_failure(args, clock() - began, error)
                 raise
-            tell(args, clock() - began, _result(result), 0)
+            tell(args, clock() - began, _value(result), 0)
             return result
 
         def traced(*args: Any) -> Any:
@@ -343,7 +334,7 @@ class Dispatch:
                 raise
             if result.__class__ is CoroutineType:
                 return follow(result, args, began)
-            tell(args, clock() - began, _result(result), 0)
+            tell(args, clock() - began, _value(result), 0)
             return result
 
         return traced
@@ -351,6 +342,10 @@ class Dispatch:
     def _log_line(self, message: str) -> None:
         assert self._trace is not None
         self._trace(Callback(time.time(), self.name, 0, 0, "log", message, "", 0, 0.0))
+
+
+def _none(*_: Any) -> None:
+    """The ``mmap`` of a device that has only ``fault``."""
 
 
 def _loaded(memory: Mappable, pos: int, count: int) -> bytes:
@@ -379,14 +374,6 @@ def _check(device: Device, name: str) -> None:
             raise UsageError(f"{name}: {attribute} is {value!r}: give a number of bytes")
 
 
-def _data(data: Any, most: int) -> Data:
-    if data.__class__ is not bytes:
-        data = _buffer(data)
-    if len(data) > most:
-        raise ValueError(f"read answered {len(data)} bytes where {most} were asked for")
-    return data  # type: ignore[no-any-return]
-
-
 def _buffer(data: Any) -> memoryview:
     view = memoryview(data)  # TypeError names the type that came instead
     if view.format == "B" and view.ndim == 1 and view.contiguous:
@@ -394,16 +381,43 @@ def _buffer(data: Any) -> memoryview:
     return view.cast("B") if view.contiguous else memoryview(bytes(view))
 
 
-def _nothing(answer: Any, operation: str) -> None:
-    if answer is not None:  # such as the -errno.X of a driver in C, which would be taken for success
-        raise TypeError(f"{operation} answered {answer!r}, not None: raise OSError(errno.X) to refuse")
+# -- what is wrong with an answer ---------------------------------------------------------------------------
 
 
-def _number(value: Any, operation: str, most: int) -> int:
+def _data(operation: str, data: Any, most: int) -> Data:
+    if data.__class__ is not bytes:
+        data = _buffer(data)
+    if len(data) > most:
+        raise ValueError(f"{operation} answered {len(data)} bytes where {most} were asked for")
+    return data  # type: ignore[no-any-return]
+
+
+def _exactly(operation: str, answer: Any, count: int) -> bytes:
+    data = answer if answer.__class__ is bytes else bytes(_buffer(answer))
+    if len(data) != count:
+        raise ValueError(f"{operation} answered {len(data)} bytes where {count} are loaded")
+    return data
+
+
+def _number(operation: str, value: Any, most: int) -> int:
     number = operator.index(value)  # TypeError names the type that came instead
     if not 0 <= number <= most:
         raise ValueError(f"{operation} answered {number}, which is not between 0 and {most}")
     return number
+
+
+def _result_of_ioctl(operation: str, value: Any, arg: IoctlArg) -> int:
+    if value is None:
+        return 0
+    if isinstance(value, int):
+        return _number(operation, value, (1 << 31) - 1)
+    arg.copy_to_user(_buffer(value))
+    return 0
+
+
+def _nothing(operation: str, answer: Any, _of: None = None) -> None:
+    if answer is not None:  # such as the -errno.X of a driver in C, which would be taken for success
+        raise TypeError(f"{operation} answered {answer!r}, not None: raise OSError(errno.X) to refuse")
 
 
 # -- how people read arguments and answers ------------------------------------------------------------------
@@ -422,16 +436,21 @@ def _open_flags(flags: int) -> str:
 
 
 _BUFFERS = memoryview, bytes, bytearray
+_NO_BUFFERS = int, Pages, OnDemandPages
 
 
-def _bytes(data: Any) -> str:
-    return f"{bytes(data[:16])!r}{'...' if len(data) > 16 else ''}"
-
-
-def _result(result: Any) -> str:
-    if isinstance(result, _BUFFERS):
-        return f"{len(result)} {_bytes(result)}"
-    return "0" if result is None else repr(result)
+def _value(value: Any) -> str:
+    """What an operation answered, or bytes that it was given."""
+    if value.__class__ is memoryview and (value.itemsize > 1 or value.ndim != 1):
+        value = _buffer(value)
+    if isinstance(value, _BUFFERS):
+        return f"{len(value)} {bytes(value[:16])!r}{'...' if len(value) > 16 else ''}"
+    if value is None:
+        return "0"
+    if not isinstance(value, _NO_BUFFERS):
+        with suppress(TypeError, ValueError, BufferError):
+            return _value(_buffer(value))  # such as an array of numpy
+    return repr(value)
 
 
 def _errno(error: BaseException) -> int:
@@ -446,7 +465,7 @@ _DESCRIBE: dict[str, Callable[..., str]] = {
     "open": lambda file: _open_flags(file.flags),
     "release": lambda _: "",
     "read": lambda _, count, pos: f"count={count}, pos={pos}",
-    "write": lambda _, buf, pos: f"{len(buf)} {_bytes(buf)}, pos={pos}",
+    "write": lambda _, buf, pos: f"{_value(buf)}, pos={pos}",
     "ioctl": lambda _, cmd, arg: f"{cmd:#x}, {int(arg):#x}",
     "poll": lambda _: "",
     "mmap": lambda _, vma: f"pgoff={vma.pgoff}, length={vma.length}",
@@ -457,5 +476,5 @@ _DESCRIBE: dict[str, Callable[..., str]] = {
     "vm_open": lambda _, vma: f"pgoff={vma.pgoff}, length={vma.length}",
     "vm_close": lambda _, vma: f"pgoff={vma.pgoff}, length={vma.length}",
     "load": lambda _, count, pos: f"{count} bytes at {pos:#x}",
-    "store": lambda _, data, pos: f"{_bytes(data)} at {pos:#x}",
+    "store": lambda _, data, pos: f"{_value(data)} at {pos:#x}",
 }

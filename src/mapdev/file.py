@@ -9,8 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 
 class Call(Protocol):
@@ -165,8 +164,7 @@ class File:
                     call.waiting = None
 
 
-@dataclass(frozen=True, slots=True)
-class Vma:
+class Vma(NamedTuple):
     """The area that a program wants to map. ``pgoff`` in pages, ``length`` in bytes, ``prot`` PROT_* bits, ``start``
     its address in the program, 0 where that is not known.
 
@@ -181,8 +179,7 @@ class Vma:
     start: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class VmFault:
+class VmFault(NamedTuple):
     """A page that is touched and not there. ``pgoff``: which page of the device, from 0."""
 
     pgoff: int

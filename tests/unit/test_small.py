@@ -1,21 +1,16 @@
-"""ioctl numbers, the trace, mountinfo: small things with a form that others define."""
+"""ioctl numbers, mountinfo: small things with a form that others define."""
 
 import ctypes
-import json
 import os
 import struct
 import termios
-from io import StringIO
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mapdev import IO, IOR, IOW, IOWR, Device, File, IoctlArg
+from mapdev import IO, IOR, IOW, IOWR, IoctlArg
 from mapdev.hosts.fuse.mount import mount_id, mountinfo, parse_mountinfo
-from mapdev.testing import MemoryHost
-from mapdev.trace import Event, JsonLines, Lines, format_event
 
 
 class _Pair(ctypes.Structure):
@@ -51,51 +46,6 @@ def test_an_argument_without_a_process_is_a_bad_address() -> None:
     assert argument.copy_from_user(4) == b"asdf"
     argument.copy_to_user(b"zx", ctypes.addressof(buffer) + 2)
     assert buffer.value == b"aszx"
-
-
-class Noisy(Device):
-    """Answers, fails, and says something."""
-
-    def read(self, file: File, count: int, pos: int) -> bytes:  # noqa: ARG002
-        self.dev_info("reading")
-        if pos:
-            raise OSError(5, "")
-        return b"asdf"
-
-
-def test_the_trace_has_every_callback_in_both_forms(tmp_path: Path) -> None:
-    stream, file = StringIO(), tmp_path / "trace"
-    lines, kept = Lines(stream), JsonLines(file)
-
-    def both(event: Event) -> None:
-        lines(event)
-        kept(event)
-
-    with MemoryHost(Noisy(), both) as host, host.open() as opened:
-        opened.read(4)
-        with pytest.raises(OSError, match=r"\[Errno 5\]"):
-            opened.read(4)
-    kept.close()
-    shown = stream.getvalue().splitlines()
-    records = [json.loads(line) for line in file.read_text().splitlines()]
-    assert [r["op"] for r in records] == ["log", "read", "log", "read"]
-    assert records[1] | {"time": 0, "took": 0, "pid": 0} == {
-        "time": 0, "device": "noisy", "file": 1, "pid": 0, "op": "read", "args": "count=4, pos=0",
-        "result": "4 b'asdf'", "errno": 0, "took": 0,
-    }  # fmt: skip
-    assert (records[3]["errno"], records[3]["result"]) == (5, "-EIO")
-    assert "noisy#1 read(count=4, pos=0) = 4 b'asdf'" in shown[1]
-    assert shown[0].endswith("noisy: reading")
-
-
-def test_a_reader_of_the_trace_that_goes_away_harms_nobody() -> None:
-    class Gone(StringIO):
-        def write(self, text: str) -> int:
-            raise BrokenPipeError(32, text)
-
-    event = Event(0.0, "device", 1, 1, "read", "", "", 0, 0.0)
-    Lines(Gone())(event)
-    assert "device#1 read()" in format_event(event)
 
 
 def test_this_machines_mounts_are_understood() -> None:

@@ -14,11 +14,12 @@ def make_trace(lines: bool, file: Path | None, patterns: Sequence[str] = ()) -> 
 
 
 def _make(lines: bool, file: Path | None) -> Trace | None:
-    shown = Lines() if lines else None
+    """Bound methods: they are called faster than objects."""
+    shown = Lines().__call__ if lines else None
     if file is None:
         return shown
     try:
-        kept = JsonLines(file)
+        kept = JsonLines(file).__call__
     except OSError as error:
         raise UsageError(f"the trace cannot be written to {file}: {error.strerror}") from error
     if shown is None:

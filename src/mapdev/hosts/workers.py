@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_IDLE_THREADS: Final = 3
-"""More idle ones than this end: two always read, and one is spared the churn."""
+_IDLE_THREADS: Final = 2
+"""So many always read. Who comes back to more of them ends, but not at once: requests come in bursts."""
+_PATIENCE: Final = 1000
+"""Requests after which the next one too many ends."""
 _MAX_THREADS: Final = 512
 """Plain operations that can block at the same time; one more is refused with EBUSY."""
 
@@ -63,21 +65,27 @@ class Workers(Generic[T]):
         self._read, self._take, self._gone = read, take, gone
         self._lock = threading.Lock()
         self._threads: set[threading.Thread] = set()
-        self._idle = 0
+        self._idle: list[None] = []
+        """As long as there are idle threads. Its methods need no lock; that two threads each take themselves for the
+        last one, or for not too many, does no harm."""
+        self._unneeded = 0
+        """Requests after which there were idle threads enough, since the last time that there were none."""
 
     def spawn(self) -> bool:
         """One more thread that reads; False if there can be no more."""
         with self._lock:
             if len(self._threads) >= _MAX_THREADS:
                 return False
+            self._idle.append(None)
+            self._unneeded = 0
             try:
                 buffer = mmap.mmap(-1, self._buffer_size)  # unlike a bytearray, it takes memory as far as it is used
                 thread = threading.Thread(target=self._work, args=(buffer,), name=self._name, daemon=True)
                 thread.start()  # with the lock: who takes the threads to join them finds none that has not begun
             except (RuntimeError, MemoryError, OSError):  # a limit of processes, or of memory
+                self._idle.pop()
                 return False
             self._threads.add(thread)
-            self._idle += 1
             return True
 
     def join(self, timeout: float) -> bool:
@@ -92,21 +100,21 @@ class Workers(Generic[T]):
         return not self._threads - {current}
 
     def _work(self, buffer: mmap.mmap) -> None:
-        lock, read, take = self._lock, self._read, self._take
+        idle, read, take = self._idle, self._read, self._take
         try:
             while (request := read(buffer)) is not None:
-                with lock:
-                    self._idle -= 1
-                    alone = self._idle == 0
-                take(request, alone and not self.spawn())
+                idle.pop()
+                take(request, not idle and not self.spawn())
                 del request  # an idle thread keeps nothing alive
-                with lock:
-                    if self._idle >= _IDLE_THREADS:
+                if len(idle) >= _IDLE_THREADS:
+                    self._unneeded += 1
+                    if self._unneeded > _PATIENCE:
+                        self._unneeded = 0
                         return
-                    self._idle += 1
+                idle.append(None)
             self._gone()
         finally:
-            with lock:
+            with self._lock:
                 self._threads.discard(threading.current_thread())
 
 

@@ -16,13 +16,16 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 from mapdev import file as device_file
-from mapdev.answer import Answer, is_coming, start
+from mapdev.answer import is_coming, start
 from mapdev.hosts.fuse import wire
 from mapdev.hosts.fuse.session import Body, Mode, Request, Session
 from mapdev.hosts.fuse.wire import Init, Notify, Opcode
 from mapdev.hosts.workers import Loop, Workers, leave_to_parent
 
 log = logging.getLogger("mapdev.fuse")
+
+_out_header: Final = wire.OUT_HEADER.pack
+_OUT_HEADER_SIZE: Final = wire.OUT_HEADER.size
 
 _MAX_BACKGROUND: Final = 256
 """Page cache requests that the kernel sends at once; a fault that blocks holds one."""
@@ -35,12 +38,6 @@ _READ_AGAIN: Final = frozenset({errno.EINTR, errno.EAGAIN, errno.ENOENT})
 """What a read of /dev/fuse may fail with and go on; ENOENT: the request was interrupted, and taken back."""
 
 
-class _Thread(threading.local):
-    """``after``: the notifications to send once the operation of this thread has its answer; None outside of one."""
-
-    after: list[Callable[[], None]] | None = None
-
-
 class Channel:
     """One open of /dev/fuse. Implements ``Kernel`` for the session that it serves."""
 
@@ -49,7 +46,6 @@ class Channel:
         self.offer: wire.InitIn | None = None
         self.unmappable: int | None = None
         self._fd = fd
-        self._local = _Thread()
         self._lock = threading.Lock()
         self._workers = Workers("mapdev-fuse", wire.BUFFER_SIZE, self._read, self._take, self._ended)
         self._ready = threading.Event()
@@ -138,31 +134,24 @@ class Channel:
         self._ready.set()
 
     def _take(self, data: memoryview, refuse: bool) -> None:
-        self._local.after = []
-        self._take_one(data, refuse)
-        self._local.after = None
-
-    def _take_one(self, data: memoryview, refuse: bool) -> None:
         try:
-            header = wire.parse_header(data)
+            request = Request(wire.parse_header(data), data[wire.IN_HEADER.size :])
         except wire.ProtocolError as error:
             log.error("%s", error)
             return
-        request = Request(header, data[wire.IN_HEADER.size :])
-        control = self._control.get(request.opcode)
-        if control is not None:
-            control(request.unique, request.body)
-        elif refuse and request.opcode in _MAY_BLOCK:
-            self._reply(request.unique, errno.EBUSY, b"")
+        unique, opcode = request.unique, request.opcode
+        if opcode in self._control:
+            self._control[opcode](unique, request.body)
+        elif refuse and opcode in _MAY_BLOCK:
+            self._reply(unique, errno.EBUSY, b"")
         else:
-            self._requests[request.unique] = request
-            device_file.running.call = request
+            self._requests[unique] = device_file.running.call = request
             try:
                 self._answer(request)
             except Exception:  # a bug of ours must not leave a program waiting
-                log.exception("request %d (opcode %d) failed", request.unique, request.opcode)
-                if self._requests.pop(request.unique, None) is not None:
-                    self._reply(request.unique, errno.EIO, b"")
+                log.exception("request %d (opcode %d) failed", unique, opcode)
+                if self._requests.pop(unique, None) is not None:
+                    self._reply(unique, errno.EIO, b"")
             device_file.running.call = None
 
     def _answer(self, request: Request) -> None:
@@ -175,14 +164,13 @@ class Channel:
             body = answer  # type: ignore[assignment]
         except Exception as error:
             number = self._errno_of(request, error)
-        after = self._local.after
-        if after and not request.faulting:
-            self._send(after)
+        if request.after and not request.faulting:
+            self._send(request.after)
         undone = self._deliver(request, number, body)
-        if is_coming(undone):
+        if undone is not None:
             start(undone, self._loop.run)
-        if after:
-            self._send(after)
+        if request.after:
+            self._send(request.after)
 
     async def _answer_when(self, request: Request, answer: Coroutine[Any, Any, Body]) -> None:
         number, body = 0, b""
@@ -191,12 +179,12 @@ class Channel:
         except Exception as error:
             number = self._errno_of(request, error)
         if not request.faulting:
-            await self._settle()
+            await self._settle(request)
         undone = self._deliver(request, number, body)
-        if is_coming(undone):
+        if undone is not None:
             await undone
         if request.faulting:
-            await self._settle()
+            await self._settle(request)
 
     def _errno_of(self, request: Request, error: Exception) -> int:
         if isinstance(error, OSError):
@@ -204,7 +192,7 @@ class Channel:
         log.error("request %d (opcode %d) failed", request.unique, request.opcode, exc_info=error)
         return errno.EIO
 
-    def _deliver(self, request: Request, number: int, body: Body) -> Answer[None]:
+    def _deliver(self, request: Request, number: int, body: Body) -> Coroutine[Any, Any, None] | None:
         """Reply; or take back what was done, if it was answered with EINTR meanwhile."""
         if self._requests.pop(request.unique, None) is not None:
             if self._interrupted:
@@ -219,20 +207,17 @@ class Channel:
     def _send(after: list[Callable[[], None]]) -> None:
         """The notifications that waited for the end of an operation.
 
-        Before the reply, for it may be what the program asked for; but of a fault only after it: a push that waits for
-        the very page that is faulted in would wait for ever.
+        Before the reply, for they may be what the program asked for; but of a fault only after it: a push that waits
+        for the very page that is faulted in would wait for ever.
         """
         while after:
             after.pop(0)()
 
-    async def _settle(self) -> None:
-        """``_send``, wherever the operation has come to its end: here, or in the loop."""
-        after = self._local.after
-        if after is not None:
-            self._send(after)
-            return
-        assert self._loop.made is not None
-        await self._loop.made.pushed()
+    async def _settle(self, request: Request) -> None:
+        """``_send``, of an operation that may have come to its end in the loop."""
+        self._send(request.after)
+        if self._loop.made is not None and self._loop.made.is_current():
+            await self._loop.made.pushed()
 
     def _finish_in_loop(self, request: Request, work: Coroutine[Any, Any, None]) -> None:
         request.body = memoryview(b"")  # it has been read, and the buffer is this thread's, which goes on
@@ -240,7 +225,7 @@ class Channel:
 
     def _reply(self, unique: int, number: int, body: Body) -> None:
         try:
-            os.writev(self._fd, [wire.OUT_HEADER.pack(wire.OUT_HEADER.size + len(body), -number, unique), body])
+            os.writev(self._fd, (_out_header(_OUT_HEADER_SIZE + len(body), -number, unique), body))
         except OSError as error:
             if error.errno == errno.EINVAL:  # the program waits until it gets an answer that the kernel takes
                 log.error("the kernel does not take our answer of %d bytes", len(body))
@@ -339,9 +324,9 @@ class Channel:
         self._notify(Notify.POLL, wire.NOTIFY_POLL_OUT.pack(kh))
 
     def when_answered(self, work: Callable[[], None]) -> None:
-        after = self._local.after
-        if after is not None:
-            after.append(work)
+        call = device_file.running.call
+        if isinstance(call, Request):
+            call.after = [*call.after, work]
         elif self._loop.made is not None and self._loop.made.is_current():
             self._loop.made.push(work)
         else:

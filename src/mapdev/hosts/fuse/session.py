@@ -80,6 +80,8 @@ class Request:
     task: "asyncio.Task[None] | None" = None
     undo: Callable[[], Answer[None]] | None = None
     """What takes back the effect, if the reply can no longer be delivered."""
+    after: list[Callable[[], None]] = []  # noqa: RUF012 - the empty one of all is never changed
+    """The notifications to send once the operation has its answer."""
 
     def __init__(self, header: wire.Header, body: memoryview) -> None:
         _, self.opcode, self.unique, self.nodeid, self.uid, self.gid, self.pid, _, _ = header
@@ -399,6 +401,8 @@ class Session:
         if isinstance(memory, OnDemandPages):
             first_open = node.files[0]
             file, dispatch = first_open.file, first_open.entry.dispatch
+            if last - first == 1:
+                return dispatch.fault(file, memory, first)
             return then(in_turn(dispatch.fault(file, memory, pgoff) for pgoff in range(first, last)), b"".join)
         return memory.load(pos, count)
 

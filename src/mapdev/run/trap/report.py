@@ -4,16 +4,21 @@ import errno
 import sys
 import time
 from collections import Counter
-from typing import TYPE_CHECKING
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final
 
 from mapdev import registers
 from mapdev.run.trap.source import Sources
 from mapdev.trace import Access, Trace
 
 if TYPE_CHECKING:
-    from mapdev.device import Device
+    from mapdev.dispatch import Dispatch
     from mapdev.run.trap.areas import Areas
     from mapdev.run.trap.blocks import Block
+
+
+_REMEMBERED: Final = 1 << 12
+"""Names of registers, and texts of accesses, as a driver that polls repeats itself. Registers stay where they are."""
 
 
 class Report:
@@ -23,30 +28,29 @@ class Report:
         self._trace = trace
         self._counts: Counter[tuple[str, str, str]] | None = Counter() if counts else None
         self._sources = Sources()
+        self._register = lru_cache(maxsize=_REMEMBERED)(_register)
+        self._text = lru_cache(maxsize=_REMEMBERED)(_text)
 
     def seen(
         self, tid: int, areas: "Areas", block: "Block", position: int, data: bytes, is_store: bool, pc: int,
         took: float, failed: int = 0,
     ) -> None:  # fmt: skip
         """One access: `data` of it at byte `position` of the device, by the instruction at `pc`; `failed`: an errno."""
-        device, name, op = block.dispatch.device, block.dispatch.name, "store" if is_store else "load"
-        register = _register(device, position)
+        dispatch, op = block.dispatch, "store" if is_store else "load"
+        register = self._register(dispatch, position)
         if self._counts is not None:
-            self._counts[name, register or f"{position:#x}", op] += 1
+            self._counts[dispatch.name, register or f"{position:#x}", op] += 1
         if self._trace is None:
             return
+        text = self._text(dispatch, position, data, is_store)
         value = int.from_bytes(data, "little")
-        text = registers.describe(device, position, data, is_store)
-        if text is None:
-            text = f"{position:#x} {'<-' if is_store else '->'} {value:#0{2 + 2 * len(data)}x}"
         result = f"-{errno.errorcode.get(failed, failed)}" if failed else ""
         where = self._sources.where(tid, areas, pc)
-        self._trace(
-            Access(
-                time.time(), name, block.file.id, tid, op, text, result, failed, took,
-                register, position, len(data), value, pc, where,
-            )
+        event = (
+            time.time(), dispatch.name, block.file.id, tid, op, text, result, failed, took,
+            register, position, len(data), value, pc, where,
         )  # fmt: skip
+        self._trace(tuple.__new__(Access, event))  # Access(...) itself goes through a function in Python
 
     def end(self) -> None:
         """Print the table of counts, if there is one."""
@@ -71,14 +75,22 @@ def make_report(trace: Trace | None, counts: bool) -> Report | None:
     return Report(trace, counts) if trace is not None or counts else None
 
 
-def _register(device: "Device", position: int) -> str:
+def _register(dispatch: "Dispatch", position: int) -> str:
     """The name of the register at this byte, or nothing."""
-    found = registers.find(device, position)
+    found = registers.find(dispatch.device, position)
     if found is None:
         return ""
-    named = [name for name, block in registers.blocks(device).items() if block.registers]
+    named = [name for name, block in registers.blocks(dispatch.device).items() if block.registers]
     prefix = f"{found.block}." if len(named) > 1 else ""
     return prefix + found.register + (f"[{found.element}]" if found.element is not None else "")
+
+
+def _text(dispatch: "Dispatch", position: int, data: bytes, is_store: bool) -> str:
+    """The access, as people read it."""
+    text = registers.describe(dispatch.device, position, data, is_store)
+    if text is not None:
+        return text
+    return f"{position:#x} {'<-' if is_store else '->'} {int.from_bytes(data, 'little'):#0{2 + 2 * len(data)}x}"
 
 
 def _order(key: tuple[str, str, str]) -> tuple[str, int, str]:
