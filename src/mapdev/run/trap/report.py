@@ -53,7 +53,8 @@ class Report:
         self._trace(tuple.__new__(Access, event))  # Access(...) itself goes through a function in Python
 
     def end(self) -> None:
-        """Print the table of counts, if there is one."""
+        """There are no accesses any more: print the table of counts, if there is one."""
+        self._sources.close()
         if self._counts is None:
             return
         from rich.console import Console

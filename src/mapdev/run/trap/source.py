@@ -32,12 +32,19 @@ class Sources:
         if place is None:
             if file not in self._files:
                 if len(self._files) >= _FEW:
-                    self._files.clear()
+                    self.close()
                     self._places.clear()
                 self._files[file] = _image(tid, areas, pc, area)
             image = self._files[file]
             place = self._places[(*file, offset)] = image.where(offset) if image is not None else ""
         return place
+
+    def close(self) -> None:
+        """Close the files that were read; they are opened again when they are asked for."""
+        for image in self._files.values():
+            if image is not None:
+                image.close()
+        self._files.clear()
 
 
 class _Image:
@@ -56,6 +63,9 @@ class _Image:
         self._symbols = sorted(_symbols(self._elf))
         self._lines: dict[int, list[tuple[int, str, bool]]] = {}
         self._units: list[tuple[int, int, Any]] | None = None
+
+    def close(self) -> None:
+        self._stream.close()
 
     def where(self, offset: int) -> str:
         address = next(
