@@ -8,6 +8,7 @@ jobs.py         what is measured of whom, in rounds that take turns
 run.py          `mapdev run` beside running directly
 memory.py       the memory of a host by open files, and by opens made
 growth.py       cost by size of a device, number of devices, number of clients
+loop.py         a bare loop, for experiments: uring.py (requests over io_uring), workers.py (several processes)
 statistic.py    medians, how sure they are, ratios
 verdicts.py     the ratios that the project wants, and whether they are reached
 result.py       what was measured, as JSON

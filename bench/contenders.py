@@ -32,7 +32,7 @@ PYFUSE3 = "pyfuse3"
 MFUSEPY = "mfusepy"
 CUSE = "CUSE"
 TRACED, UNTRACED, NO_TRACE = "trace on", "trace off", "without any trace"
-WORKERS = "mapdev, forked workers"
+WORKERS = "two forked bare loops"
 
 _READ_AHEAD_KB = 4096
 _CUSE_NODE = Path("/dev/mapdev-bench-cuse")
@@ -164,8 +164,10 @@ def _cuse(build: Build, _mount: Path, size: int) -> list[str | Path]:
     return [build.cuse, _CUSE_NODE.name, str(size)]
 
 
-def _workers(_build: Build, _mount: Path, _size: int) -> list[str | Path]:
-    raise Absent("mapdev offers no forked workers: all clients of a mount are served by one process")
+def _workers(_build: Build, mount: Path, size: int) -> list[str | Path]:
+    """No mapdev: an experiment, see workers.py."""
+    cpus = sorted(os.sched_getaffinity(0))
+    return [sys.executable, "-m", "bench.workers", "serve", mount, str(size), "read", str(cpus[-1]), str(cpus[0])]
 
 
 def _raise_read_ahead(directory: Path) -> None:
@@ -194,7 +196,7 @@ _CONTENDERS = (
     Contender(PYFUSE3, _peer("pyfuse3"), {"ioctl": "has no ioctl"}),
     Contender(MFUSEPY, _peer("mfusepy"), {"poll": "cannot wake a poll: the handle is not exposed"}),
     Contender(CUSE, _cuse, {"touch": "has no mmap"}, node=_CUSE_NODE),
-    Contender(WORKERS, _workers),
+    Contender(WORKERS, _workers, {"poll": "cannot wake a poll"}, memory="device"),
     Contender(NO_TRACE, _mapdev("Resident", module="bench.untraced"), memory="device"),
     Contender(UNTRACED, _mapdev("Resident"), memory="device"),
     Contender(TRACED, _traced, memory="device"),

@@ -5,10 +5,11 @@ import math
 import os
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import TypeAlias
 
 from bench import contenders as who
 from bench.contenders import CONTENDERS, Absent, Build, Contender, Server
@@ -142,8 +143,19 @@ def measure(result: Result, build: Build, place: Path, sizes: Sizes, parts: Sequ
     rounds(result, build, place, sizes.memory, sizes.rounds, todo, CONTENDERS)
 
 
+After: TypeAlias = Callable[[Job, Server], None]
+"""Called whenever a server has done a job."""
+
+
 def rounds(
-    result: Result, build: Build, place: Path, size: int, count: int, todo: list[Job], known: Mapping[str, Contender]
+    result: Result,
+    build: Build,
+    place: Path,
+    size: int,
+    count: int,
+    todo: list[Job],
+    known: Mapping[str, Contender],
+    after: After = lambda *_: None,
 ) -> None:
     """`count` rounds of the jobs; the servers are new ones in each, with `size` bytes of memory."""
     client = Client(build)
@@ -153,7 +165,7 @@ def rounds(
             time.sleep(_SETTLE)
             for job in todo:
                 progress(f"round {number + 1} of {count}: {job.name}")
-                _take_turns(result, client, job, running, number)
+                _take_turns(result, client, job, running, number, after)
 
 
 @contextlib.contextmanager
@@ -180,7 +192,9 @@ def servers(
         yield running
 
 
-def _take_turns(result: Result, client: Client, job: Job, running: dict[str, Server], round_number: int) -> None:
+def _take_turns(
+    result: Result, client: Client, job: Job, running: dict[str, Server], round_number: int, after: After
+) -> None:
     two = job.name.endswith(TWO_CPUS)
     if two and client.client_cpu == client.server_cpu:
         for name in job.on:
@@ -201,6 +215,7 @@ def _take_turns(result: Result, client: Client, job: Job, running: dict[str, Ser
                     on.add(client.server_cpu)
                 value = client.run(job.client, server.path(job.file), *job.arguments, on=on)
                 taken.setdefault(name, []).append(value)
+                after(job, server)
             except Absent as absent:
                 result.lacks(job.name, name, str(absent))
     for name, values in taken.items():

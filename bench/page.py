@@ -1,9 +1,14 @@
 """docs/bench.md: what stands between two markers of a name is replaced by the tables of a run."""
 
 import re
-from collections.abc import Sequence
+import signal
+import sys
+from collections.abc import Callable, Sequence
 
-from bench.result import Result, machine_line
+from rich.console import Console
+
+from bench.contenders import ROOT, Absent
+from bench.result import Result, machine_line, progress
 from bench.tables import Table
 
 
@@ -22,3 +27,22 @@ def replaced(page: str, name: str, text: str) -> str:
     if count != 1:
         raise ValueError(f"the page has {count} sections {name!r}, not one")
     return new
+
+
+def experiment(name: str, measured: Callable[[], Table], docs: bool) -> int:
+    """Measure and show one table; with `docs` it is the section `name` of the page now. The exit code."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: servers end and are unmounted
+    try:
+        table = measured()
+    except Absent as absent:
+        sys.stderr.write(f"bench: {absent}\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("\nbench: interrupted; everything has been unmounted\n")
+        return 130
+    progress("")
+    Console().print(table.markdown(), markup=False, highlight=False, soft_wrap=True)
+    if docs:
+        document = ROOT / "docs" / "bench.md"
+        document.write_text(replaced(document.read_text(encoding="utf-8"), name, table.markdown()), encoding="utf-8")
+    return 0

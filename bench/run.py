@@ -1,5 +1,6 @@
 """What `mapdev run` costs, beside running directly: the start, and single calls."""
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -18,13 +19,13 @@ DIRECT = "direct, tmpfs"
 START = "run: start"
 SET_UP = "run: set-up alone"
 
-# the set-up alone: from the call in a process that has everything loaded to the first instruction of the program
+# the set-up alone: from the call in a process that has everything loaded to a program that does nothing but say when
 _SET_UP = """
 import subprocess, sys, time
-from mapdev.run.host import Request
+import mapdev.devices.ram, mapdev.run.chardev, mapdev.run.children, mapdev.run.host
 from mapdev.run.launcher import run
-import mapdev.targets
-program = [sys.executable, "-S", "-c", "import time; print(time.time())"]
+from mapdev.run.request import Request
+program = ["date", "+%s.%N"]
 began = time.time()
 print(began, flush=True)
 if sys.argv[1] == "direct":
@@ -33,9 +34,13 @@ else:
     run(Request({"/dev/bench": "ram:1M"}, {}, program, lambda: None, look=sys.argv[1] == "run --chardev"))
 """
 
+# as mapdev is installed: with its bytecode, which the first start writes
+_ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+
 
 def measure(result: Result, rounds: int) -> None:
     """Series of `result`: "run: start" and "run: set-up alone" -> command, "run: CALL" -> variant."""
+    _starts(Result())  # and nobody counts these
     for number in range(rounds):
         progress(f"mapdev run, round {number + 1} of {rounds}: starts")
         _starts(result)
@@ -44,14 +49,15 @@ def measure(result: Result, rounds: int) -> None:
 
 def _command_ns(command: list[str]) -> float:
     began = time.perf_counter_ns()
-    subprocess.run(command, check=True, timeout=60, preexec_fn=_pinned)
+    subprocess.run(command, check=True, timeout=60, env=_ENVIRONMENT, preexec_fn=_first)
     return time.perf_counter_ns() - began
 
 
 def _set_up_ns(how: str) -> float:
     done = subprocess.run(
-        [sys.executable, "-c", _SET_UP, how], check=True, timeout=60, capture_output=True, text=True
-    )
+        [sys.executable, "-c", _SET_UP, how], check=True, timeout=60, capture_output=True, text=True,
+        env=_ENVIRONMENT, preexec_fn=_first,
+    )  # fmt: skip
     began, first = map(float, done.stdout.split())
     return (first - began) * 1e9
 
@@ -89,3 +95,8 @@ def _calls(result: Result, rounds: int) -> None:
 
 def _pinned() -> None:
     pin({cpus()[0]})
+
+
+def _first() -> None:
+    """On all CPUs, as when a person starts it: a run has several processes."""
+    pin(os.sched_getaffinity(0))

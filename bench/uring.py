@@ -17,92 +17,23 @@ import struct
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from rich.console import Console
-
 from bench import contenders as who
 from bench import jobs, page
-from bench.contenders import CONTENDERS, ROOT, Absent, Build, Contender
+from bench.contenders import CONTENDERS, Absent, Build, Contender
+from bench.loop import Answers, Loop, zeroed_counts
 from bench.result import Result
 from bench.tables import Table, job_table
 from mapdev.hosts.fuse import wire
 from mapdev.hosts.fuse.mount import mount
-from mapdev.hosts.fuse.wire import Fopen, Init, Opcode
 
 URING, READ = "bare Python loop, io_uring", "bare Python loop, read and writev"
 _PARAMETER = Path("/sys/module/fuse/parameters/enable_uring")
-_OVER_IO_URING: Final = 1 << 41
+OVER_IO_URING: Final = 1 << 41
 _SIZE: Final = 1 << 20
-_DEVICE: Final = 2
-
-_FLAGS = Init.ASYNC_READ | Init.BIG_WRITES | Init.MAX_PAGES | Init.INIT_EXT
-
-
-class Answers:
-    """One file "device" of 1 MiB, read with direct I/O: the least that the client of the bench needs."""
-
-    def __init__(self) -> None:
-        self._memory = memoryview(bytes(range(256)) * (_SIZE // 256))  # not zeros: they would be no memory of its own
-
-    def __call__(self, opcode: int, nodeid: int, body: memoryview) -> tuple[int, bytes | memoryview]:
-        """(errno, body of the reply)"""
-        if opcode == Opcode.READ:
-            _, pos, count, *_ = wire.READ_IN.unpack_from(body)
-            return 0, self._memory[pos : pos + count]
-        if opcode == Opcode.OPEN:
-            return 0, wire.OPEN_OUT.pack(1, Fopen.DIRECT_IO, 0)
-        if opcode == Opcode.RELEASE:
-            return 0, b""
-        if opcode == Opcode.LOOKUP and bytes(body[:7]) == b"device\0":
-            return 0, wire.entry_out(_DEVICE, self._attr(_DEVICE), 1000, 1000)
-        if opcode == Opcode.GETATTR:
-            return 0, wire.attr_out(self._attr(nodeid), 1000)
-        return (errno.ENOENT if opcode == Opcode.LOOKUP else errno.ENOSYS), b""
-
-    def _attr(self, nodeid: int) -> wire.Attr:
-        is_device = nodeid == _DEVICE
-        return wire.Attr(nodeid, _SIZE if is_device else 0, 0o100600 if is_device else 0o040700, 1, 0, 0, 0)
-
-
-class ReadLoop:
-    """/dev/fuse read and written. INIT and FORGET come this way also where the rest does not."""
-
-    def __init__(self, fd: int, over_uring: bool) -> None:
-        self._fd, self._over_uring = fd, over_uring
-        self._buffer = mmap.mmap(-1, wire.BUFFER_SIZE)
-        self._answers = Answers()
-        while self._one() != Opcode.INIT:
-            pass
-
-    def run(self) -> None:
-        """Until the connection ends."""
-        try:
-            while True:
-                self._one()
-        except OSError as error:
-            if error.errno not in (errno.ENODEV, errno.ENOTCONN):
-                raise
-
-    def _one(self) -> int:
-        data = memoryview(self._buffer)[: os.readv(self._fd, [self._buffer])]
-        _, opcode, unique, nodeid, *_ = wire.IN_HEADER.unpack_from(data)
-        number, out = 0, self._init(data) if opcode == Opcode.INIT else memoryview(b"")
-        if opcode not in wire.NO_REPLY:
-            if opcode != Opcode.INIT:
-                number, answer = self._answers(opcode, nodeid, data[wire.IN_HEADER.size :])
-                out = memoryview(answer)
-            os.writev(self._fd, [wire.OUT_HEADER.pack(wire.OUT_HEADER.size + len(out), -number, unique), out])
-        return int(opcode)
-
-    def _init(self, data: memoryview) -> memoryview:
-        offer = wire.InitIn.parse(data[wire.IN_HEADER.size :])
-        flags = int(_FLAGS) | (_OVER_IO_URING if self._over_uring else 0)
-        return memoryview(wire.INIT_OUT.pack(wire.MAJOR, wire.MINOR, offer.max_readahead, flags & 0xFFFFFFFF, 16, 12,
-                                             wire.MAX_WRITE, 1, wire.MAX_PAGES, 0, flags >> 32, 0))  # fmt: skip
-
 
 _SYS_IO_URING_SETUP, _SYS_IO_URING_ENTER = 425, 426
 _IORING_SETUP_SQE128, _IORING_ENTER_GETEVENTS, _IORING_OP_URING_CMD = 1 << 10, 1, 46
@@ -126,19 +57,21 @@ class Entry:
 
 
 class Ring:
-    """An io_uring over which the requests of one connection come."""
+    """An io_uring over which the requests of one connection come that are made on certain CPUs."""
 
-    def __init__(self, fd: int) -> None:
-        """Raises ``OSError`` if the kernel gives none."""
+    def __init__(self, fd: int, answers: Answers, cpus: Sequence[int]) -> None:
+        """The kernel has a queue for each CPU, and sends nothing before there is an entry for each.
+
+        Raises ``OSError`` if it gives none.
+        """
         self._fd = fd
-        self._answers = Answers()
+        self._answers = answers
         self._syscall = ctypes.CDLL(None, use_errno=True).syscall
         self._syscall.argtypes = [ctypes.c_long] * 7
-        cpus = os.sysconf("SC_NPROCESSORS_CONF")
         params = (ctypes.c_uint32 * 30)()
         params[2] = _IORING_SETUP_SQE128
         address = ctypes.addressof(params)
-        self._ring = self._call(_SYS_IO_URING_SETUP, cpus * _ENTRIES_PER_CPU, address, 0, 0, 0, 0)
+        self._ring = self._call(_SYS_IO_URING_SETUP, len(cpus) * _ENTRIES_PER_CPU, address, 0, 0, 0, 0)
         _, self._sq_tail, sq_mask, sq_entries, _, _, sq_array = (value // 4 for value in params[10:17])
         self._cq_head, self._cq_tail, cq_mask, _, _, cqes = (value // 4 for value in params[20:26])
         size = max(params[16] + params[0] * 4, params[25] + params[1] * _CQE.size)
@@ -149,7 +82,7 @@ class Ring:
         self._sq_mask, self._cq_mask = self._u32[sq_mask], self._u32[cq_mask]
         for number in range(self._u32[sq_entries]):
             self._u32[sq_array + number] = number
-        self._entries = [Entry(number % cpus, number) for number in range(cpus * _ENTRIES_PER_CPU)]
+        self._entries = [Entry(cpu, number) for number, cpu in enumerate([*cpus] * _ENTRIES_PER_CPU)]
         for entry in self._entries:
             self._submit(entry, _REGISTER, 0)
 
@@ -176,11 +109,15 @@ class Ring:
 
     def _answer(self, entry: Entry) -> None:
         header = entry.header
-        _, opcode, unique, nodeid, *_ = wire.IN_HEADER.unpack_from(header)
-        number, out = self._answers(opcode, nodeid, entry.payload if opcode == Opcode.LOOKUP else header[_OP_IN:256])
+        length, opcode, unique, nodeid, _, _, pid, *_ = wire.IN_HEADER.unpack_from(header)
+        _, commit, in_payload, _ = _ENT.unpack_from(header, 256)
+        body = header[_OP_IN:256]
+        if in_payload:
+            size = length - wire.IN_HEADER.size - in_payload
+            body = memoryview(bytes(body[:size]) + entry.payload[:in_payload])
+        number, out = self._answers(opcode, nodeid, pid, body)
         entry.payload[: len(out)] = out
         wire.OUT_HEADER.pack_into(header, 0, wire.OUT_HEADER.size + len(out), -number, unique)
-        _, commit, _, _ = _ENT.unpack_from(header, 256)
         _ENT.pack_into(header, 256, 0, commit, len(out), 0)
         self._submit(entry, _COMMIT_AND_FETCH, commit)
 
@@ -207,10 +144,12 @@ def serve(directory: Path, over_uring: bool) -> None:
     mounted = mount(directory)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        loop = ReadLoop(mounted.fd, over_uring)
+        answers = Answers(memoryview(bytearray(range(256)) * (_SIZE // 256)), zeroed_counts())
+        loop = Loop(mounted.fd, answers)
+        loop.init(OVER_IO_URING if over_uring else 0)
         if over_uring:
             threading.Thread(target=loop.run, daemon=True).start()
-            Ring(mounted.fd).run()
+            Ring(mounted.fd, answers, range(os.sysconf("SC_NPROCESSORS_CONF"))).run()
         else:
             loop.run()
     except KeyboardInterrupt:
@@ -225,8 +164,13 @@ def _server(name: str, how: str) -> Contender:
     )
 
 
+def is_switched_on() -> bool:
+    """Whether the kernel offers it."""
+    return _PARAMETER.exists() and _PARAMETER.read_text(encoding="ascii").strip() == "Y"
+
+
 @contextlib.contextmanager
-def _switched_on() -> Iterator[None]:
+def switched_on() -> Iterator[None]:
     """The kernel offers it while this lasts. Raises ``Absent``."""
     try:
         before = _PARAMETER.read_text(encoding="ascii")
@@ -250,32 +194,21 @@ def measured(rounds: int = 7) -> Table:
             jobs.Job(jobs.OPEN, "open", "device", (3000,), on),
             jobs.Job(jobs.READ_4K + jobs.TWO_CPUS, "read", "device", (4096, 3000), on)]  # fmt: skip
     servers = {URING: _server(URING, "uring"), READ: _server(READ, "read"), who.C: CONTENDERS[who.C]}
-    with _switched_on(), tempfile.TemporaryDirectory(prefix="mapdev-bench-", dir="/dev/shm") as directory:
+    with switched_on(), tempfile.TemporaryDirectory(prefix="mapdev-bench-", dir="/dev/shm") as directory:
         jobs.rounds(result, Build.make(Path(directory)), Path(directory), _SIZE, rounds, todo, servers)
     return job_table("FUSE over io_uring (us)", result, [job.name for job in todo], 1e3)
 
 
 def main() -> int:
     """The exit code."""
-    if sys.argv[2:] in (["uring"], ["read"]):
-        serve(Path(sys.argv[1]), sys.argv[2] == "uring")
-        return 0
-    if sys.argv[1:] not in ([], ["--docs"]):
-        sys.stderr.write("usage: python -m bench.uring [--docs]   --docs: put the table into docs/bench.md\n")
-        return 2
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        table = measured()
-    except Absent as absent:
-        sys.stderr.write(f"bench: {absent}\n")
-        return 1
-    Console(width=150).print(table.markdown(), markup=False, highlight=False)
-    if sys.argv[1:]:
-        document = ROOT / "docs" / "bench.md"
-        document.write_text(
-            page.replaced(document.read_text(encoding="utf-8"), "uring", table.markdown()), encoding="utf-8"
-        )
-    return 0
+    match sys.argv[1:]:
+        case [directory, ("uring" | "read") as how]:
+            serve(Path(directory), how == "uring")
+            return 0
+        case [] | ["--docs"] as docs:
+            return page.experiment("uring", measured, bool(docs))
+    sys.stderr.write("usage: python -m bench.uring [--docs]   --docs: put the table into docs/bench.md\n")
+    return 2
 
 
 if __name__ == "__main__":

@@ -78,7 +78,7 @@ TARGETS: tuple[Target, ...] = (
              (jobs.TRACE_IOCTL, who.UNTRACED), (jobs.TRACE_IOCTL, who.NO_TRACE), 1.01),
     _at_most("trace to a file, time without: pread of 4 KiB",
              (jobs.TRACE_READ, who.TRACED), (jobs.TRACE_READ, who.UNTRACED), 1.05),
-    _at_least("two workers with two clients, speed of libfuse C with one thread",
+    _at_least("two forked bare loops (not mapdev) with two clients, speed of libfuse C with one thread",
               (jobs.TWO_CLIENTS, who.C), (jobs.TWO_CLIENTS, who.WORKERS), 3),
     Target("set-up of a run, ms more than without", (run.SET_UP, "run"), None, False, 50, 1e6, (run.SET_UP, "direct")),
     Target("host's memory, bytes for each open made (shared memory)", (memory.OPENS_MADE, who.SHARED), None, False, 1),

@@ -39,6 +39,22 @@ async def _then(answer: Coroutine[Any, Any, S], work: Callable[[S], Answer[T]]) 
     return await result if is_coming(result) else result
 
 
+def or_none(ask: Callable[[], Answer[T]]) -> Answer[T | None]:
+    """What `ask` answers, or None if it raises ``OSError``."""
+    try:
+        answer = ask()
+    except OSError:
+        return None
+    return _or_none(answer) if is_coming(answer) else answer
+
+
+async def _or_none(answer: Coroutine[Any, Any, T]) -> T | None:
+    try:
+        return await answer
+    except OSError:
+        return None
+
+
 def in_turn(answers: Iterator[Answer[T]]) -> Answer[list[T]]:
     """The values of all; the next is asked for when the one before has come."""
     values: list[T] = []

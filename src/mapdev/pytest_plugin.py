@@ -288,19 +288,18 @@ class MapdevStart:
         __tracebackhide__ = True
         from mapdev.errors import HostError, MapdevError, UsageError
         from mapdev.faults import parse
-        from mapdev.hosts.fuse.session import Mode
-        from mapdev.run.host import Host, Request
+        from mapdev.run.host import Host
         from mapdev.run.inprocess import Program
         from mapdev.run.program import NotStarted
+        from mapdev.run.request import Request
 
         if isinstance(program, str):
             raise UsageError(f"the program is a list of words: {shlex.split(program)}")
-        best = Mode.SHARED if memory == "shared" else Mode.ON_DEMAND
         words = [os.fspath(word) for word in program]
         real = {path: os.fspath(file) for path, file in (files or {}).items()}
         try:
             taken = self._test.take(devices or {})
-            host = Host(Request(taken, real, words, lambda: self._test.trace, chardev, best, trap,
+            host = Host(Request(taken, real, words, lambda: self._test.trace, chardev, memory == "shared", trap,
                                 faults=[parse(fault) for fault in faults]))  # fmt: skip
         except MapdevError as error:
             raise error.with_traceback(None) from error.__cause__

@@ -11,14 +11,12 @@ Directories on the way come by themselves.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 Content: TypeAlias = str | bytes | Callable[[], str | bytes]
 
 
-@dataclass(frozen=True, slots=True)
-class Attribute:
+class Attribute(NamedTuple):
     """A file as of sysfs (Documentation/filesystems/sysfs.rst).
 
     ``show`` gives the whole content; ``store`` takes what one write(2) brings, and raises ``OSError`` to refuse it.
@@ -29,8 +27,7 @@ class Attribute:
     store: Callable[[bytes], None] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Symlink:
+class Symlink(NamedTuple):
     """A symbolic link; `target` may be relative to the directory that the link is in."""
 
     target: str

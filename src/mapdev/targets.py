@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import TypeVar
 
 from mapdev.device import Device
-from mapdev.devices import BUILTIN
+from mapdev.devices import BUILTIN, builtin
 from mapdev.errors import MapdevError, TargetError
 
 _T = TypeVar("_T")
@@ -58,7 +58,7 @@ def _device(target: str, path: str) -> Device:
 
         return described_device(target, path)()
     if word in BUILTIN:
-        return _builtin(BUILTIN[word], rest if colon else None)
+        return _builtin(builtin(word), rest if colon else None)
     if word.endswith(".py") or "/" in word:
         module = _module_of_file(Path(word))
     elif colon or "." in word:

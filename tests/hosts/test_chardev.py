@@ -23,7 +23,8 @@ LAUNCHER = """
 import ctypes, errno, json, logging, os, signal, socket, sys, threading, time
 from mapdev import libc
 from mapdev.hosts.fuse.mount import enter_user_namespace
-from mapdev.run.chardev import Supervisor, install
+from mapdev.run.chardev import Supervisor
+from mapdev.run.seccomp import install_filter
 
 asked = json.loads(sys.argv[1])
 logging.basicConfig(format="%(name)s: %(message)s", level=logging.WARNING)
@@ -55,7 +56,7 @@ def program(sock):
         libc.mount(None, "/", flags=libc.MS_REC | libc.MS_PRIVATE)
         os.chroot(asked["root"])
         os.chdir("/")
-    listener = install()
+    listener = install_filter()
     socket.send_fds(sock, [b"!"], [listener])
     os.close(listener)
     sock.recv(1)
@@ -793,9 +794,9 @@ open("release", "w").close()
 
 def test_a_second_filter_is_refused_in_one_line(look: Look) -> None:
     script = """
-from mapdev.run.chardev import install, unavailable
+from mapdev.run.seccomp import install_filter, unavailable
 try:
-    install()
+    install_filter()
 except OSError as error:
     print(unavailable(error))
 """

@@ -1,6 +1,7 @@
 """`mapdev run`: a program in which devices exist."""
 
 import os
+import shlex
 import signal
 import subprocess
 import time
@@ -122,6 +123,14 @@ def test_directory_environment_descriptors_and_streams_are_the_programs_own(
     assert done.stderr == "err\n"
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "<&- >&-", "<&- >&- 2>&-"])
+def test_standard_streams_that_are_closed_stay_closed(person: Person, closed: str) -> None:
+    mapdev = shlex.join([*person.python, "-m", "mapdev", "run", *LKMC])
+    left = "test ! -e /proc/self/fd/0 || test ! -e /proc/self/fd/1 && grep -q asdf /dev/lkmc_mmap && exit 5"
+    done = person.run("sh", "-c", f"{mapdev} sh -c {shlex.quote(left)} {closed}", timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (5, "", "")
+
+
 def test_python_s_own_signal_settings_do_not_reach_the_program(user: Person) -> None:
     script = "grep -E 'SigIgn|SigBlk' /proc/self/status"
     assert run(user, *LKMC, "sh", "-c", script).stdout == user.run(
@@ -236,6 +245,23 @@ def gone(pids: list[int]) -> None:
 
 
 WAIT = 'trap "echo caught; exit 9" TERM USR1; echo ready; while :; do sleep 0.05; done'
+
+
+def test_ctrl_c_while_the_devices_are_loaded_ends_it_all(person: Person, place: Callable[[Person], Path]) -> None:
+    file = place(person) / "slow.py"
+    file.write_text(DEVICE + "import sys, time\nprint('loading', file=sys.stderr)\ntime.sleep(100)\n")
+    process = person.popen(
+        *person.python, "-m", "mapdev", "run", "--device", f"/dev/slow={file}", "--", "echo", "it runs",
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+    assert process.stderr is not None
+    assert process.stderr.readline() == "loading\n"
+    pids = descendants(process.pid)
+    assert len(pids) == 1
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=20)
+    assert (process.returncode, out, err.strip()) == (1, "", "Aborted!")
+    gone(pids)
 
 
 def test_a_signal_to_mapdev_goes_to_the_program(person: Person) -> None:

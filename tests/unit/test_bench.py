@@ -129,7 +129,7 @@ def test_sections_of_the_page_are_replaced() -> None:
 
 def test_the_documentation_has_a_place_for_all() -> None:
     text = (Path(__file__).parents[2] / "docs" / "bench.md").read_text(encoding="utf-8")
-    for name in ("machine", "verdicts", "tables", "uring"):
+    for name in ("machine", "verdicts", "tables", "uring", "workers"):
         assert "MARK" in page.replaced(text, name, "MARK")
 
 

@@ -13,8 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mapdev.run import seccomp
-from mapdev.run.chardev import unavailable
-from mapdev.run.seccomp import ARCHES, Call, Question, Statx
+from mapdev.run.seccomp import ARCHES, Call, Question, Statx, unavailable
 
 X86_64, AARCH64 = ARCHES
 I386, ARM, RISCV64 = 0x40000003, 0x40000028, 0xC00000F3

@@ -21,7 +21,7 @@ from mapdev.hosts.base import Permissions
 from mapdev.hosts.fuse import wire
 from mapdev.hosts.fuse.nodes import Nodes
 from mapdev.hosts.fuse.session import Mode, Request, Session
-from mapdev.hosts.fuse.tree import DeviceEntry, Directory
+from mapdev.hosts.fuse.tree import DeviceEntry, Directory, Placeholder
 from mapdev.hosts.fuse.wire import Fopen, Header, Opcode
 from mapdev.libc import PAGE_SIZE
 
@@ -360,6 +360,23 @@ def test_the_directory_is_listed_in_as_many_pieces_as_it_takes() -> None:
         _, offset, length, _ = wire.DIRENT.unpack_from(entries)
         names.append(entries[wire.DIRENT.size :][:length])
     assert names == [b".", b"..", b"lkmc_mmap", b"ram"]
+
+
+def test_a_listing_with_attributes_saves_lookups_of_what_is_mounted_on_and_leaves_devices_to_them() -> None:
+    kernel = Kernel(Ram())
+    kernel.nodes.root.entries |= {b"below": Directory(), b"null": Placeholder()}
+    found, offset = {}, 0
+    while entries := kernel.ask(Opcode.READDIRPLUS, 1, wire.READ_IN.pack(0, offset, 200, 0, 0, 0, 0)):
+        nodeid, *_ = wire.ENTRY_OUT.unpack_from(entries)
+        _, offset, length, _ = wire.DIRENT.unpack_from(entries, len(wire.NO_ENTRY))
+        found[entries[len(wire.NO_ENTRY) + wire.DIRENT.size :][:length]] = nodeid
+    assert found.keys() == {b".", b"..", b"ram", b"below", b"null"}
+    assert {name for name, nodeid in found.items() if nodeid} == {b"below", b"null"}
+    assert kernel.lookup("null")[0] == found[b"null"]
+    kernel.forget(found[b"null"], 1)
+    assert kernel.nodes.get(found[b"null"]) is not None  # looked up by both
+    kernel.forget(found[b"null"], 1)
+    assert kernel.nodes.get(found[b"null"]) is None
 
 
 def test_truncation_changes_nothing_and_truncate_is_refused() -> None:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from mapdev import targets
-from mapdev.devices import BUILTIN, Ram
+from mapdev import devices, targets
+from mapdev.devices import BUILTIN, Ram, builtin
 from mapdev.errors import TargetError
 from mapdev.sizes import parse_size
 
@@ -20,7 +20,12 @@ def write(path: Path, text: str) -> str:
 @pytest.mark.parametrize("name", sorted(BUILTIN))
 def test_every_built_in_device_is_a_target(name: str) -> None:
     assert targets.load(name)[0] == name
-    assert isinstance(targets.load(f"other={name}")[1], BUILTIN[name])
+    assert isinstance(targets.load(f"other={name}")[1], builtin(name))
+
+
+def test_every_name_that_the_devices_offer_leads_to_something_and_no_other_does() -> None:
+    assert all(hasattr(devices, name) for name in devices.__all__)
+    assert not hasattr(devices, "Rom")
 
 
 def test_a_parameter_goes_to_the_device() -> None:

@@ -13,8 +13,8 @@ def command() -> None:
     Example:  mapdev devices
               mapdev serve ram:64M --mount ./dev
     """
-    from mapdev.devices import BUILTIN
+    from mapdev.devices import BUILTIN, builtin
 
     width = max(map(len, BUILTIN))
-    for name, cls in sorted(BUILTIN.items()):
-        click.echo(f"{name:{width}}  {(inspect.getdoc(cls) or '').splitlines()[0]}")
+    for name in sorted(BUILTIN):
+        click.echo(f"{name:{width}}  {(inspect.getdoc(builtin(name)) or '').splitlines()[0]}")

@@ -1,9 +1,7 @@
 """``mapdev run``."""
 
-import logging
-import sys
+import os
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -12,6 +10,7 @@ from mapdev.errors import UsageError
 
 if TYPE_CHECKING:
     from mapdev.faults import Fault
+    from mapdev.trace import Trace
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 @click.option("--chardev", is_flag=True, help="Let stat(2) say that the devices are character devices (by seccomp; it "
               "is implied by devices that have a number). Programs then cannot gain privileges (sudo).")  # fmt: skip
 @click.option("--trace", is_flag=True, help="Show each callback as it happens, on standard error.")
-@click.option("--trace-file", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False),
+@click.option("--trace-file", metavar="FILE", type=click.Path(dir_okay=False),
               help="Append each callback to FILE as a line of JSON.")  # fmt: skip
 @click.option("--trap", is_flag=True, help="Let every load and store of mapped devices come here, also where the "
               "device does not ask for it: --trace then shows each. Costs microseconds an access.")  # fmt: skip
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
               help="How the program gets at the memory: the best way to try; default: the best there is.")  # fmt: skip
 @click.argument("program", metavar="PROGRAM [ARGS]...", nargs=-1, required=True, type=click.UNPROCESSED)
 def command(
-    devices: tuple[str, ...], files: tuple[str, ...], chardev: bool, trace: bool, trace_file: Path | None, trap: bool,
+    devices: tuple[str, ...], files: tuple[str, ...], chardev: bool, trace: bool, trace_file: str | None, trap: bool,
     trace_only: tuple[str, ...], count: bool, faults: tuple[str, ...], fault_seed: int, memory: str,
     program: tuple[str, ...],
 ) -> None:  # fmt: skip
@@ -49,21 +48,26 @@ def command(
               mapdev run --trap --trace --device /dev/mem0=ram:64K -- ./driver
               mapdev run --device /proc/lkmc_mmap=lkmc_mmap --fault read#2=EIO -- cat /proc/lkmc_mmap
     """
-    from mapdev.cli.tracing import make_trace
-    from mapdev.hosts.fuse.session import Mode
-    from mapdev.run.host import Request
     from mapdev.run.launcher import run
+    from mapdev.run.request import Request
 
-    logging.basicConfig(format="%(name)s: %(message)s", level=logging.WARNING)
     if trace_only and not trace and trace_file is None:
         raise UsageError("--trace-only needs a trace: add --trace or --trace-file FILE")
     if not devices and not files:
         raise UsageError("nothing to run it with: name a device (--device PATH=TARGET) or a file (--file PATH=FILE)")
-    best = Mode.SHARED if memory == "shared" else Mode.ON_DEMAND
     request = Request(_pairs("--device", devices), _pairs("--file", files), list(program),
-                      partial(make_trace, trace, trace_file, trace_only), chardev, best, trap, count,
+                      partial(_trace, trace, trace_file, trace_only), chardev, memory == "shared", trap, count,
                       _parsed(faults), fault_seed)  # fmt: skip
-    sys.exit(run(request))
+    # not sys.exit: all is done and nothing is buffered, and the interpreter would take ten milliseconds to tidy up
+    os._exit(run(request))
+
+
+def _trace(lines: bool, file: str | None, patterns: tuple[str, ...]) -> "Trace | None":
+    from pathlib import Path  # all this in the host: the launcher needs nothing of it
+
+    from mapdev.cli.tracing import make_trace
+
+    return make_trace(lines, None if file is None else Path(file), patterns)
 
 
 def _parsed(texts: tuple[str, ...]) -> "list[Fault]":

@@ -7,7 +7,7 @@ kernel do. ``ls -l``, ``test -c`` and os.fstat then agree, and so for all that t
 
 In the process that is to become the program, which has one thread::
 
-    listener = install()
+    listener = seccomp.install_filter()
     socket.send_fds(sock, [b"..."], [listener])
     os.close(listener)
     sock.recv(1)           # from here on calls are answered; before, one that is trapped would wait for ever
@@ -24,7 +24,6 @@ d_type of getdents(2), which is the file system's: `find DIR -type c` believes i
 Setuid programs do not get their rights (no_new_privs). It is a look, and protects nothing.
 """
 
-import array  # noqa: F401 - socket.send_fds imports it, which after install() would call stat
 import errno
 import logging
 import os
@@ -34,11 +33,9 @@ import stat
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import Final, TypeAlias
 
 from mapdev import libc
-from mapdev.errors import HostError
 from mapdev.run import seccomp
 from mapdev.run.seccomp import (
     AT_EMPTY_PATH,
@@ -70,35 +67,6 @@ _PROC_ROOT_INO: Final = 1
 _O_PATH: Final = os.O_PATH | os.O_CLOEXEC
 _KNOWN_FLAGS: Final = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_EMPTY_PATH | AT_STATX_SYNC_TYPE
 _ARCHES: Final = {arch.audit: arch for arch in seccomp.ARCHES}
-
-
-# -- the program's side ---------------------------------------------------------------------------------------
-
-
-def install() -> int:
-    """Trap the calls of this process, and of all that it starts; the listener, for a ``Supervisor`` elsewhere.
-
-    Sets no_new_privs. Until the supervisor has the listener this process must not call what is trapped; an import does.
-    Raises ``OSError`` where that is not available (see ``unavailable``). Linux 5.6.
-    """
-    return seccomp.install_filter()
-
-
-def unavailable(error: OSError) -> HostError:
-    """What to tell a person when ``install`` has failed so."""
-    hints = {
-        errno.ENOSYS: "Linux 5.6 or newer is needed, on x86-64 or aarch64, and a sandbox must let it through",
-        errno.EINVAL: "it is too old, or built without seccomp filters",
-        errno.EPERM: "a container needs a seccomp profile that allows it",
-        errno.EACCES: "a container needs a seccomp profile that allows it",
-        errno.EBUSY: "another supervisor is there already, an outer one of ours or that of a container or of WSL",
-    }
-    why = hints.get(error.errno or 0, "the character device look needs it")
-    said = os.strerror(error.errno) if error.errno else str(error)
-    return HostError(f"this kernel or container forbids seccomp user notification: {said} ({why})")
-
-
-# -- the supervisor's side ------------------------------------------------------------------------------------
 
 
 class Supervisor:
@@ -434,8 +402,13 @@ def _ids(pid: int) -> dict[bytes, list[int]]:
 
 def _mapped(pid: int, kind: str, number: int) -> int:
     """A uid or gid of ours as the program's user namespace has it; one that is not in it shows as the overflow id."""
-    for line in Path(f"/proc/{pid}/{kind}_map").read_text(encoding="ascii").splitlines():
+    for line in _read(f"/proc/{pid}/{kind}_map").splitlines():
         inside, outside, count = map(int, line.split())
         if outside <= number < outside + count:
             return inside + number - outside
-    return int(Path(f"/proc/sys/kernel/overflow{kind}").read_text(encoding="ascii"))
+    return int(_read(f"/proc/sys/kernel/overflow{kind}"))
+
+
+def _read(path: str) -> str:
+    with open(path, encoding="ascii") as file:
+        return file.read()

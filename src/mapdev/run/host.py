@@ -1,31 +1,32 @@
 """The host's side of a run: devices loaded, their surroundings gathered, everything served until the namespace ends."""
 
+import logging
 import os
 import socket
 import stat
-import struct
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mapdev.device import Device
 from mapdev.dispatch import Dispatch
-from mapdev.errors import HostError, UsageError
+from mapdev.errors import HostError, MapdevError, UsageError
 from mapdev.hosts.base import Permissions, raise_file_limit
 from mapdev.hosts.fuse.channel import Channel
 from mapdev.hosts.fuse.nodes import Nodes
 from mapdev.hosts.fuse.session import Mode, Session
 from mapdev.hosts.fuse.tree import DeviceEntry, Entry, Symlink, attribute_entry
+from mapdev.hosts.fuse.wire import Init
 from mapdev.libc import PAGE_SIZE
-from mapdev.run.plan import Plan, plan
+from mapdev.run.messages import ST_DEV, TRACE_ME, send
+from mapdev.run.mounts import Mounts
+from mapdev.run.plan import plan
+from mapdev.run.request import Request
 from mapdev.run.trap import check_available
 from mapdev.surroundings import Surrounding
 from mapdev.surroundings import Symlink as DeclaredSymlink
 from mapdev.targets import load
-from mapdev.trace import Trace
 
 if TYPE_CHECKING:
-    from mapdev.faults import Fault, Faults
+    from mapdev.faults import Faults
     from mapdev.run.chardev import Supervisor
     from mapdev.run.trap.report import Report
     from mapdev.run.trap.tracer import Tracer
@@ -38,28 +39,6 @@ _ASKED = 1 << 22
 
 _END_TIMEOUT = 5.0
 """Seconds for the tracer to end after the last process of the namespace."""
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What is to be run.
-
-    ``devices``: absolute path -> TARGET, or a device; ``files``: absolute path -> a real file or directory to be shown
-    there; ``trace``: makes the trace, in the host; ``look``: stat(2) shows character devices (implied by a device with
-    ``devt``). ``trap``: every access to mapped memory is trapped, not only where a device asks for it; ``count``:
-    accesses are counted, and a table of them is printed at the end. ``faults``: what goes wrong on purpose.
-    """
-
-    devices: Mapping[str, str | Device]
-    files: dict[str, str]
-    program: list[str]
-    trace: Callable[[], Trace | None]
-    look: bool = False
-    mode: Mode = Mode.SHARED
-    trap: bool = False
-    count: bool = False
-    faults: "Sequence[Fault]" = ()
-    seed: int = 0
 
 
 class Host:
@@ -87,22 +66,24 @@ class Host:
                     _put(fakes, beside, Symlink(what.target.encode()))
                 else:
                     _put(fakes, beside, attribute_entry(beside, what))
-        self.plan: Plan = plan(fakes, request.files)
+        self._root, unions, overs = plan(fakes, request.files)
         numbered = any(entry.dispatch.device.devt for entry in self._devices)
-        self.plan.look = bool(self._devices) and (request.look or numbered)
-        if self.plan.look:
+        look = bool(self._devices) and (request.look or numbered)
+        if look:
             for entry in self._devices:
                 entry.listed_kind = stat.S_IFCHR
+        trap = False
         for entry in self._devices:
             some, everywhere = _traps(entry.dispatch)
             # one that is trapped here and mapped there needs its memory to be shared
             entry.trapped = request.trap or everywhere
-            self.plan.trap |= request.trap or some
-        if self.plan.trap:
+            trap |= request.trap or some
+        if trap:
             check_available()
             from mapdev.run.trap.report import make_report
 
-            self._report = make_report(trace, request.count)
+            self._report = make_report(trace, request.counted)
+        self.mounts = Mounts(unions, overs, look, trap)
 
     def serve(self, child: socket.socket) -> None:
         """``begin``, and wait until the namespace is gone."""
@@ -116,21 +97,21 @@ class Host:
 
         Returns when the child has all that it needs of us, or has failed, and told why. Threads go on.
         """
-        if not self.plan.unions:
+        if not self.mounts.unions:
             return
         _, descriptors, *_ = socket.recv_fds(child, 4, 1)
         if not descriptors:
             return
         raise_file_limit()
         self._channel = Channel(descriptors[0])
-        nodes = Nodes(self.plan.root, Permissions(0o666, os.geteuid(), os.getegid()))
-        session = Session(nodes, self._channel, self._request.mode)
+        nodes = Nodes(self._root, Permissions(0o666, os.geteuid(), os.getegid()))
+        session = Session(nodes, self._channel, Mode.SHARED if self._request.shared else Mode.ON_DEMAND)
         faulting = [e.dispatch.device.readahead for e in self._devices if e.dispatch.has_fault]
-        self._channel.serve(session, min(faulting, default=1 << 20))
+        self._channel.serve(session, min(faulting, default=1 << 20), Init.DO_READDIRPLUS)
         child.sendall(b"ready")
-        if self.plan.look:
+        if self.mounts.look:
             self._look(child, nodes)
-        if self.plan.trap:
+        if self.mounts.trap:
             self._trap(child, session)
 
     def wait(self, timeout: float | None = None) -> bool:
@@ -159,7 +140,7 @@ class Host:
         message, descriptors, *_ = socket.recv_fds(child, 8, 1)
         if not descriptors:
             return
-        (st_dev,) = struct.unpack("=Q", message)
+        (st_dev,) = ST_DEV.unpack(message)
         numbers = {
             (st_dev, nodes.ino(entry)): entry.dispatch.device.devt or (_EXPERIMENTAL, minor)
             for minor, entry in enumerate(self._devices)
@@ -169,7 +150,6 @@ class Host:
         child.sendall(b"looking")
 
     def _trap(self, child: socket.socket, session: Session) -> None:
-        from mapdev.run.program import TRACE_ME, send
         from mapdev.run.trap.blocks import Blocks
         from mapdev.run.trap.tracer import Tracer
 
@@ -186,6 +166,23 @@ class Host:
             return
         self.tracer = tracer
         send(child, True)
+
+
+def be_host(request: Request, child: socket.socket) -> None:
+    """All that the process of a host does. Sends `child`, the launcher and then the program, what it has to mount, or
+    the ``MapdevError`` of the user."""
+    logging.basicConfig(format="%(name)s: %(message)s", level=logging.WARNING)
+    made: Host | MapdevError
+    try:
+        made = Host(request)
+    except MapdevError as error:
+        made = error
+    try:
+        send(child, made.mounts if isinstance(made, Host) else made)
+    except BrokenPipeError:
+        return  # the launcher was killed meanwhile
+    if isinstance(made, Host):
+        made.serve(child)
 
 
 def _injected(request: Request) -> "dict[str, Faults]":

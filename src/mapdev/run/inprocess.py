@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 from mapdev.errors import HostError
 from mapdev.run import namespace, program
 from mapdev.run.host import Host
+from mapdev.run.messages import send
 
 if TYPE_CHECKING:
     from mapdev.run.trap.tracer import Tracer
@@ -104,9 +105,9 @@ class Program:
 
     def _begin(self, ours: socket.socket, env: Mapping[str, str]) -> None:
         environment = {os.fsencode(name): os.fsencode(value) for name, value in env.items()}
-        order = program.Order(self._host.plan.mounts_only(), self.args, environment)
+        order = program.Order(self._host.mounts, self.args, environment)
         try:
-            program.send(ours, order)
+            send(ours, order)
             self._host.begin(ours)
             self.process.tracer = self._host.tracer
             _, pins, *_ = socket.recv_fds(ours, 3, 1)

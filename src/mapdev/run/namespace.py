@@ -12,12 +12,12 @@ from typing import Final
 
 from mapdev import libc
 from mapdev.hosts.fuse.mount import enter_user_namespace, fuse_superblock, open_dev_fuse
-from mapdev.run.plan import REAL, Plan, Union
+from mapdev.run.mounts import REAL, Mounts, Union
 
 _KILL_TIMEOUT: Final = 5.0
 
 
-def enter(plan: Plan, host: socket.socket) -> int:
+def enter(mounts: Mounts, host: socket.socket) -> int:
     """Build the namespace; the device number (st_dev) of the FUSE mount in it, 0 if there is none.
 
     Sends the descriptor of /dev/fuse to `host`, and waits until it serves. Raises ``HostError``, ``OSError``.
@@ -27,8 +27,8 @@ def enter(plan: Plan, host: socket.socket) -> int:
     if not as_root:
         enter_user_namespace()
     libc.mount(None, "/", flags=libc.MS_REC | libc.MS_PRIVATE)  # nothing that is mounted here shows outside
-    device = _unions(plan, host, allow_other=as_root) if plan.unions else 0
-    for over in plan.overs:
+    device = _unions(mounts, host, allow_other=as_root) if mounts.unions else 0
+    for over in mounts.overs:
         if not over.is_fuse:
             libc.mount(over.source, over.path, flags=libc.MS_BIND | libc.MS_REC)
     with suppress(OSError):
@@ -45,10 +45,12 @@ def _unshare_as_root() -> bool:
     return True
 
 
-def _unions(plan: Plan, host: socket.socket, allow_other: bool) -> int:
+def _unions(mounts: Mounts, host: socket.socket, allow_other: bool) -> int:
     """`allow_other` admits those in our user namespace only: in one that is new, it would shut the host out."""
-    real = {union.path: libc.open_tree(union.path, libc.OPEN_TREE_CLONE | libc.AT_RECURSIVE) for union in plan.unions}
-    base = plan.unions[0].path
+    real = {
+        union.path: libc.open_tree(union.path, libc.OPEN_TREE_CLONE | libc.AT_RECURSIVE) for union in mounts.unions
+    }
+    base = mounts.unions[0].path
     fuse = open_dev_fuse()
     mounted = fuse_superblock(fuse, allow_other)
     libc.move_mount(mounted, base)
@@ -58,12 +60,12 @@ def _unions(plan: Plan, host: socket.socket, allow_other: bool) -> int:
     if host.recv(5) != b"ready":
         raise OSError(5, "the host of the devices has ended")
     device = os.stat(base).st_dev
-    shown = {union.path: libc.open_tree(f"{base}/{union.name}", libc.OPEN_TREE_CLONE) for union in plan.unions}
+    shown = {union.path: libc.open_tree(f"{base}/{union.name}", libc.OPEN_TREE_CLONE) for union in mounts.unions}
     overs = [
-        (over, libc.open_tree(f"{base}/{over.source}", libc.OPEN_TREE_CLONE)) for over in plan.overs if over.is_fuse
+        (over, libc.open_tree(f"{base}/{over.source}", libc.OPEN_TREE_CLONE)) for over in mounts.overs if over.is_fuse
     ]
     libc.umount2(base, libc.MNT_DETACH)
-    for union in plan.unions:
+    for union in mounts.unions:
         _show(union, shown[union.path], real[union.path])
     for over, tree in overs:
         libc.move_mount(tree, over.path)
@@ -77,6 +79,8 @@ def _show(union: Union, shown: int, real: int) -> None:
     libc.move_mount(real, f"{union.path}/{REAL}")
     os.close(shown)
     os.close(real)
+    if union.binds:
+        os.listdir(union.path)  # tells the kernel of all placeholders at once (READDIRPLUS), else it asks for each
     for name in union.binds:
         with suppress(FileNotFoundError):  # it went meanwhile
             libc.mount(f"{union.path}/{REAL}/{name}", f"{union.path}/{name}", flags=libc.MS_BIND | libc.MS_REC)

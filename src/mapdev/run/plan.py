@@ -11,59 +11,33 @@ hold placeholders but symbolic links to the real one, made when they are looked 
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from pathlib import PurePosixPath
+from typing import NamedTuple
 
 from mapdev.errors import UsageError
 from mapdev.hosts.fuse.tree import DeviceEntry, Directory, Entry, Placeholder, Symlink, add
-
-REAL = ".mapdev-real"
-"""The name, in a union, under which the real directory can be reached; it is not listed."""
+from mapdev.run.mounts import REAL, Over, Union
 
 _DYNAMIC = "/proc"
 _KERNEL_FILES = ("/dev", "/proc", "/sys")
 
 
-@dataclass(slots=True)
-class Union:
-    """A real directory that is replaced. ``name``: of its FUSE directory below the root of the mount.
-
-    ``binds``: the real entries to be bound onto their placeholders. ``keep``: REAL stays reachable.
-    """
-
-    path: str
-    name: str
-    directory: Directory
-    binds: list[str] = field(default_factory=list)
-    keep: bool = False
-
-
-@dataclass(slots=True)
-class Over:
-    """A file that is mounted over: with `source`, a path below the root of the FUSE mount, or of this machine."""
-
-    path: str
-    source: str
-    is_fuse: bool
-
-
-@dataclass(slots=True)
-class Plan:
-    """All of it. ``root``: the tree that the FUSE mount serves; ``unions`` from the outermost to the innermost.
-
-    ``look``: stat(2) has to show character devices. ``trap``: the program is traced, for its loads and stores.
-    """
+class Plan(NamedTuple):
+    """``root``: the tree that the FUSE mount serves; ``unions`` and ``overs`` as the namespace is to have them."""
 
     root: Directory
     unions: list[Union]
     overs: list[Over]
-    look: bool = False
-    trap: bool = False
 
-    def mounts_only(self) -> "Plan":
-        """Without the tree: what the child needs, and what can be sent to it."""
-        unions = [replace(union, directory=Directory()) for union in self.unions]
-        return Plan(Directory(), unions, self.overs, self.look, self.trap)
+
+class _Replaced:
+    """A union while it is planned: with the FUSE directory that is shown in the place of the real one."""
+
+    def __init__(self, path: str, name: str, directory: Directory, keep: bool = False) -> None:
+        self.path = path
+        self.name = name
+        self.directory = directory
+        self.binds: list[str] = []
+        self.keep = keep
 
 
 class ProcUnion(Directory):
@@ -108,14 +82,15 @@ def plan(fakes: dict[str, Entry], companions: dict[str, str]) -> Plan:
 
     Raises ``UsageError`` for a path that cannot be had.
     """
-    made = Plan(Directory(), [], [])
-    by_path: dict[str, Union] = {}
+    root = Directory()
+    overs: list[Over] = []
+    by_path: dict[str, _Replaced] = {}
     for path, entry in fakes.items():
         _check(path)
         if os.path.isfile(path) and _is_attribute(entry):
-            source = f"over/{len(made.overs)}"
-            add(made.root, source, entry)
-            made.overs.append(Over(path, source, is_fuse=True))
+            source = f"over/{len(overs)}"
+            add(root, source, entry)
+            overs.append(Over(path, source, is_fuse=True))
         else:
             _into_union(by_path, path, entry)
     for path, source in companions.items():
@@ -126,13 +101,13 @@ def plan(fakes: dict[str, Entry], companions: dict[str, str]) -> Plan:
             _into_union(by_path, path, Directory() if os.path.isdir(source) else Placeholder())
         elif os.path.isdir(path) != os.path.isdir(source):
             raise UsageError(f"{path} and {source} are not both files or both directories")
-        made.overs.append(Over(path, os.path.abspath(source), is_fuse=False))
-    if made.overs and any(over.is_fuse for over in made.overs) and not by_path:
+        overs.append(Over(path, os.path.abspath(source), is_fuse=False))
+    if any(over.is_fuse for over in overs) and not by_path:
         _union(by_path, "/dev")  # the mount has to begin somewhere
-    made.unions = sorted(by_path.values(), key=lambda union: union.path.count("/"))
-    for union in made.unions:
-        made.root.entries[union.name.encode()] = union.directory
-    return made
+    unions = sorted(by_path.values(), key=lambda union: union.path.count("/"))
+    for union in unions:
+        root.entries[union.name.encode()] = union.directory
+    return Plan(root, [Union(union.path, union.name, union.binds, union.keep) for union in unions], overs)
 
 
 def _is_attribute(entry: Entry) -> bool:
@@ -145,7 +120,7 @@ def _check(path: str) -> None:
         raise UsageError(f"{path!r} is no place for a device: write an absolute path such as /dev/uio0")
 
 
-def _into_union(unions: dict[str, Union], path: str, entry: Entry) -> None:
+def _into_union(unions: dict[str, _Replaced], path: str, entry: Entry) -> None:
     if os.path.isdir(path) and not isinstance(entry, Directory):
         raise UsageError(f"{path} exists and is a directory: put the device at another path")
     parent = os.path.dirname(path)
@@ -153,7 +128,7 @@ def _into_union(unions: dict[str, Union], path: str, entry: Entry) -> None:
         if os.path.lexists(parent):
             raise UsageError(f"{path} cannot be: {parent} is not a directory")
         parent = os.path.dirname(parent)
-    rest = str(PurePosixPath(path).relative_to(parent))
+    rest = path[len(parent) :].lstrip("/")
     union = _union(unions, os.path.realpath(parent))
     first = rest.partition("/")[0].encode(errors="surrogateescape")
     existing = union.directory.entries.get(first)
@@ -166,7 +141,7 @@ def _into_union(unions: dict[str, Union], path: str, entry: Entry) -> None:
         raise UsageError(f"{path} is wanted twice, or a file is in its way") from error
 
 
-def _union(unions: dict[str, Union], path: str) -> Union:
+def _union(unions: dict[str, _Replaced], path: str) -> _Replaced:
     if path in unions:
         return unions[path]
     if path == "/":
@@ -177,16 +152,16 @@ def _union(unions: dict[str, Union], path: str) -> Union:
         )
     hidden = frozenset({REAL.encode()})
     if path == _DYNAMIC:
-        union = Union(path, f"union-{len(unions)}", ProcUnion(hidden=hidden), keep=True)
+        union = _Replaced(path, f"union-{len(unions)}", ProcUnion(hidden=hidden), keep=True)
     else:
-        union = Union(path, f"union-{len(unions)}", Directory(hidden=hidden))
+        union = _Replaced(path, f"union-{len(unions)}", Directory(hidden=hidden))
         _fill(union)
     union.directory.entries[REAL.encode()] = Directory()
     unions[path] = union
     return union
 
 
-def _fill(union: Union) -> None:
+def _fill(union: _Replaced) -> None:
     """A placeholder for every real entry."""
     try:
         found = sorted(os.scandir(union.path), key=lambda entry: entry.name)

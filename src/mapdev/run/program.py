@@ -10,20 +10,15 @@ import pickle
 import shutil
 import signal
 import socket
-import struct
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import BinaryIO, Final, NoReturn
+from typing import BinaryIO, NamedTuple, NoReturn
 
 from mapdev import libc
 from mapdev.errors import FuseError, HostError, MapdevError
-from mapdev.run import namespace
-from mapdev.run.plan import Plan
-
-_LENGTH: Final = struct.Struct("=Q")
-TRACE_ME: Final = struct.Struct("=QQ")
-"""The pid of what becomes the program, and the device number (st_dev) of the FUSE mount."""
+from mapdev.run import namespace, seccomp
+from mapdev.run.messages import ST_DEV, TRACE_ME, receive
+from mapdev.run.mounts import Mounts
 
 
 class NotStarted(MapdevError):  # noqa: N818 - as a shell puts it
@@ -34,36 +29,12 @@ class NotStarted(MapdevError):  # noqa: N818 - as a shell puts it
         self.exit_code = exit_code
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
-    """What to become: a program with its arguments, in `environment`, after the mounts of `plan`."""
+class Order(NamedTuple):
+    """What to become: a program with its arguments, in `environment`, after `mounts`."""
 
-    plan: Plan
+    mounts: Mounts
     program: list[str]
     environment: dict[bytes, bytes]
-
-
-def send(to: socket.socket, thing: object) -> None:
-    """For ``receive``, in a process that is ours."""
-    data = pickle.dumps(thing)
-    to.sendall(_LENGTH.pack(len(data)) + data)
-
-
-def receive(source: socket.socket) -> object:
-    """What was sent; None at the end of the stream."""
-    with source.dup() as duplicate, duplicate.makefile("rb", buffering=0) as stream:
-        head = stream.read(_LENGTH.size)
-        if not head or len(head) < _LENGTH.size:
-            return None
-        (left,) = _LENGTH.unpack(head)
-        data = bytearray()
-        while len(data) < left:
-            piece = stream.read(left - len(data))
-            if not piece:
-                return None
-            data += piece
-    thing: object = pickle.loads(bytes(data))
-    return thing
 
 
 def end_with(parent: int) -> None:
@@ -80,10 +51,10 @@ def become(order: Order, host: socket.socket, report: int, mask: Iterable[int], 
     """
     failure: MapdevError
     try:
-        number = _enter(order.plan, host)
-        if order.plan.look:
+        number = _enter(order.mounts, host)
+        if order.mounts.look:
             _send_listener(host, number)
-        if order.plan.trap:
+        if order.mounts.trap:
             _be_traced(host, number)
         if pin:
             mounts = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
@@ -130,9 +101,9 @@ def main() -> NoReturn:
         become(order, host, report, signal.pthread_sigmask(signal.SIG_BLOCK, ()), pin=True)
 
 
-def _enter(plan: Plan, host: socket.socket) -> int:
+def _enter(mounts: Mounts, host: socket.socket) -> int:
     try:
-        return namespace.enter(plan, host)
+        return namespace.enter(mounts, host)
     except PermissionError as error:
         raise FuseError(
             f"private directories are forbidden here ({error}): allow user namespaces with all their rights "
@@ -143,13 +114,11 @@ def _enter(plan: Plan, host: socket.socket) -> int:
 
 
 def _send_listener(host: socket.socket, st_dev: int) -> None:
-    from mapdev.run import chardev
-
     try:
-        listener = chardev.install()
+        listener = seccomp.install_filter()
     except OSError as error:
-        raise chardev.unavailable(error) from error
-    socket.send_fds(host, [_LENGTH.pack(st_dev)], [listener])
+        raise seccomp.unavailable(error) from error
+    socket.send_fds(host, [ST_DEV.pack(st_dev)], [listener])
     os.close(listener)
     if host.recv(7) != b"looking":
         raise HostError("the host of the devices has ended")

@@ -7,6 +7,7 @@ Sources: seccomp(2), seccomp_unotify(2), statx(2), openat2(2), setfsuid(2); the 
 ``<linux/filter.h>``, ``<linux/audit.h>``, ``<linux/stat.h>``, ``<asm/stat.h>``, ``<asm/unistd.h>``.
 """
 
+import array  # noqa: F401 - socket.send_fds imports it, which after install_filter() would call stat
 import ctypes
 import errno
 import fcntl
@@ -20,6 +21,7 @@ from enum import Enum, auto
 from typing import Any, Final, NamedTuple
 
 from mapdev import libc
+from mapdev.errors import HostError
 
 AT_FDCWD: Final = -100
 AT_SYMLINK_NOFOLLOW: Final = 0x100
@@ -328,8 +330,9 @@ class _SockFprog(ctypes.Structure):
 def install_filter() -> int:
     """Set no_new_privs and the filter for the calling thread and all it will start; the listener (close-on-exec).
 
-    From now on the calls of ``ARCHES`` wait, in this process too. EBUSY: there is a listener for this process already;
-    ENOSYS, EINVAL: the kernel is too old, or has no seccomp; EPERM: it is forbidden, as containers do.
+    From now on the calls of ``ARCHES`` wait, in this process too: until the supervisor has the listener it must make
+    none of them, as an import does. EBUSY: there is a listener for this process already; ENOSYS, EINVAL: the kernel is
+    too old (Linux 5.6), or has no seccomp; EPERM: it is forbidden, as containers do (see ``unavailable``).
     """
     # Linux 5.6 has it: later than all that else is needed
     os.close(openat2(AT_FDCWD, b"/", os.O_PATH | os.O_CLOEXEC, 0))
@@ -343,6 +346,20 @@ def install_filter() -> int:
         if error.errno != errno.EINVAL:
             raise
     return _install(code, flags)
+
+
+def unavailable(error: OSError) -> HostError:
+    """What to tell a person when ``install_filter`` has failed so."""
+    hints = {
+        errno.ENOSYS: "Linux 5.6 or newer is needed, on x86-64 or aarch64, and a sandbox must let it through",
+        errno.EINVAL: "it is too old, or built without seccomp filters",
+        errno.EPERM: "a container needs a seccomp profile that allows it",
+        errno.EACCES: "a container needs a seccomp profile that allows it",
+        errno.EBUSY: "another supervisor is there already, an outer one of ours or that of a container or of WSL",
+    }
+    why = hints.get(error.errno or 0, "the character device look needs it")
+    said = os.strerror(error.errno) if error.errno else str(error)
+    return HostError(f"this kernel or container forbids seccomp user notification: {said} ({why})")
 
 
 def install_tracing_filter(code: bytes) -> None:

@@ -63,14 +63,15 @@ class Channel:
             Opcode.NOTIFY_REPLY: self._retrieved,
         }
 
-    def serve(self, session: Session, max_readahead: int) -> None:
+    def serve(self, session: Session, max_readahead: int, wanted: int = 0) -> None:
         """Start to answer; returns when the kernel and we have agreed (INIT) and `session.mode` is found by trying.
 
-        `max_readahead` in bytes. Raises ``TimeoutError`` if the kernel says nothing, ``OSError`` EPROTO if it
-        speaks another major version.
+        `max_readahead` in bytes; `wanted`: flags of INIT besides those of every host. Raises ``TimeoutError`` if the
+        kernel says nothing, ``OSError`` EPROTO if it speaks another major version.
         """
         self._session = session
         self._max_readahead = max_readahead
+        self._wanted = wanted
         if not self._workers.spawn():
             raise OSError(errno.EAGAIN, "no thread can be started")
         if not self._ready.wait(10):
@@ -239,7 +240,7 @@ class Channel:
             self._reply(unique, 0, wire.INIT_OUT.pack(wire.MAJOR, *bytes(11)))
             return
         wanted = (Init.ASYNC_READ | Init.BIG_WRITES | Init.PARALLEL_DIROPS | Init.MAX_PAGES | Init.INIT_EXT
-                  | Init.DIRECT_IO_ALLOW_MMAP)  # fmt: skip
+                  | Init.DIRECT_IO_ALLOW_MMAP | self._wanted)  # fmt: skip
         if self._session.mode is Mode.SHARED:
             wanted |= Init.PASSTHROUGH
         if self._session.mode is Mode.PAGE_CACHE:

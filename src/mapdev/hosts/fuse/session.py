@@ -17,14 +17,15 @@ import itertools
 import threading
 from collections.abc import Callable
 from enum import Enum
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from mapdev.answer import Answer, in_turn, is_coming, then
+from mapdev.answer import Answer, in_turn, is_coming, or_none, then
 from mapdev.file import File, Vma
 from mapdev.hosts.fuse import wire
 from mapdev.hosts.fuse.nodes import Node, Nodes, OpenFile
 from mapdev.hosts.fuse.pagecache import Kernel, PageCache
-from mapdev.hosts.fuse.tree import DeviceEntry, Directory, Memory, Symlink
+from mapdev.hosts.fuse.tree import DeviceEntry, Directory, Memory, Placeholder, Symlink
 from mapdev.hosts.fuse.wire import Fopen, Opcode
 from mapdev.ioctl import IoctlArg
 from mapdev.libc import PAGE_SIZE, PROT_READ, PROT_WRITE
@@ -41,6 +42,7 @@ IDENTIFY: Final = 0xD701
 
 # as plain numbers: an operator of an IntFlag costs as much as all else that is done at an open
 _DIRECT_IO: Final = int(Fopen.DIRECT_IO)
+_KEEP_CACHE: Final = int(Fopen.KEEP_CACHE)
 _PASSTHROUGH: Final = int(Fopen.PASSTHROUGH)
 _PARALLEL_DIRECT_WRITES: Final = int(Fopen.PARALLEL_DIRECT_WRITES)
 """A write that blocks does not hold up those of other opens."""
@@ -112,6 +114,7 @@ class Session:
             Opcode.FSYNC: self._fsync,
             Opcode.OPENDIR: self._opendir,
             Opcode.READDIR: self._readdir,
+            Opcode.READDIRPLUS: self._readdir,
             Opcode.RELEASEDIR: self._nothing,
             Opcode.IOCTL: self._ioctl,
             Opcode.POLL: self._poll,
@@ -157,6 +160,9 @@ class Session:
         node = self.nodes.lookup(self._node(request), name)
         if node is None:
             raise OSError(errno.ENOENT, "")
+        return self._entry_out(node)
+
+    def _entry_out(self, node: Node) -> bytes:
         attr, valid = self.nodes.attr(node)
         return wire.entry_out(node.nodeid, attr, self.nodes.entry_valid(node), valid)
 
@@ -192,16 +198,28 @@ class Session:
     def _readdir(self, request: Request) -> Body:
         _, offset, size, *_ = wire.READ_IN.unpack_from(request.body)
         entries = bytearray()
-        directory = self._node(request).entry
+        node = self._node(request)
+        directory = node.entry
         if not isinstance(directory, Directory):
             raise OSError(errno.ENOTDIR, "")
         listing = itertools.islice(self.nodes.listing(directory), offset, None)
         for number, (name, ino, mode) in enumerate(listing, offset + 1):
             entry = wire.dirent(ino, number, name, mode)
-            if len(entries) + len(entry) > size:
+            before = len(wire.NO_ENTRY) if request.opcode == Opcode.READDIRPLUS else 0
+            if len(entries) + before + len(entry) > size:
                 break
+            if before:
+                entries += self._listed_out(node, directory, name)
             entries += entry
         return entries
+
+    def _listed_out(self, parent: Node, directory: Directory, name: bytes) -> bytes:
+        """READDIRPLUS saves the kernel a LOOKUP for each of what is there to be mounted on. The rest it looks up when
+        it is wanted: a device each time, since its node may be another by then."""
+        if not isinstance(directory.entries.get(name), Placeholder | Directory):
+            return wire.NO_ENTRY
+        node = self.nodes.lookup(parent, name)
+        return wire.NO_ENTRY if node is None else self._entry_out(node)
 
     def _readlink(self, request: Request) -> Body:
         link = self._node(request).entry
@@ -214,21 +232,18 @@ class Session:
 
     # -- open and release ---------------------------------------------------------------------------------
 
-    async def _open(self, request: Request) -> Body:
+    def _open(self, request: Request) -> Answer[Body]:
         flags, _ = wire.OPEN_IN.unpack_from(request.body)
         node = self._node(request)
         entry = node.entry
         if not isinstance(entry, DeviceEntry):
             raise OSError(errno.EACCES, "")  # a placeholder that nothing was mounted on
-        opened = self._reopened(node)
-        if opened is None:
-            opened = await self._opened(request, node, entry, flags)
-        request.undo = lambda: self._put_file(opened)
-        fopen = opened.fopen
-        if node.cache is not None and (len(node.files) > 1 or opened.handles > 1):
-            # else opening would drop the cached pages of the others, and so wait, unkillably, for a fault that blocks
-            fopen |= Fopen.KEEP_CACHE
-        return wire.OPEN_OUT.pack(opened.fh, fopen, node.backing_id if opened.passthrough else 0)
+        reopened = self._reopened(node)
+        if reopened is not None:
+            return self._open_out(request, reopened)
+        before = next_serial()
+        opened = self.nodes.new_file(node, entry, flags, request.pid, request.uid, request.gid)
+        return then(entry.dispatch.open(opened.file), lambda _: self._accepted(request, opened, before))
 
     def _reopened(self, node: Node) -> OpenFile | None:
         """A second open of a node that belongs to one open (through /proc/PID/fd/N): the same file, as by dup(2)."""
@@ -241,43 +256,44 @@ class Session:
                 raise OSError(errno.ESTALE, "")  # the kernel looks the name up again and comes to the home
             return None
 
-    async def _opened(self, request: Request, node: Node, entry: DeviceEntry, flags: int) -> OpenFile:
-        dispatch = entry.dispatch
-        before = next_serial()
-        opened = self.nodes.new_file(node, entry, flags, request.pid, request.uid, request.gid)
-        file = opened.file
-        accepted = dispatch.open(file)
-        if is_coming(accepted):
-            await accepted
-        memory: Mappable | None = None
-        if dispatch.has_mmap:
-            prot = (PROT_READ if file.readable else 0) | (PROT_WRITE if file.writable else 0)
-            try:
-                mapped = dispatch.mmap(file, Vma(0, dispatch.device.size or 0, prot))
-                memory = await mapped if is_coming(mapped) else mapped
-            except OSError:
-                pass  # a refusal of mmap(2), not of open(2)
-        refused: OSError | None = None
+    def _accepted(self, request: Request, opened: OpenFile, before: int) -> Answer[Body]:
+        """The device has let it be opened: which memory does it map?"""
+        file, dispatch = opened.file, opened.entry.dispatch
+        if not dispatch.has_mmap:
+            return self._opened(request, opened, before, None)
+        prot = (PROT_READ if file.readable else 0) | (PROT_WRITE if file.writable else 0)
+        vma = Vma(0, dispatch.device.size or 0, prot)
+        memory = or_none(lambda: dispatch.mmap(file, vma))  # a refusal of mmap(2), not of open(2)
+        return then(memory, lambda memory: self._opened(request, opened, before, memory))
+
+    def _opened(self, request: Request, opened: OpenFile, before: int, memory: Mappable | None) -> Answer[Body]:
+        """All is known: the file is open, with this memory, unless it has to be opened at another node."""
+        node, entry, refused = opened.node, opened.entry, None
         try:
             with self.nodes.lock:
                 if not self._at_home(node, entry, memory, before):
                     raise OSError(errno.ESTALE, "")
-                self._map(node, memory, file)
+                self._map(node, memory, opened.file)
                 self.nodes.add_file(opened)
-                fopen = opened.fopen = self._fopen(node, file)
+                fopen = opened.fopen = self._fopen(node, opened.file)
                 opened.direct, opened.passthrough = bool(fopen & _DIRECT_IO), bool(fopen & _PASSTHROUGH)
                 if memory is not None:
                     entry.size = memory.nbytes
         except OSError as error:
             refused = error
         if refused is not None:  # not in the handler: what `release` may raise has nothing to do with it
-            released = dispatch.release(file)
-            if is_coming(released):
-                await released
-            raise refused
+            return then(entry.dispatch.release(opened.file), partial(_refuse, refused))
         if node.cache is not None:
             self._tell_size(node)
-        return opened
+        return self._open_out(request, opened)
+
+    def _open_out(self, request: Request, opened: OpenFile) -> Body:
+        request.undo = lambda: self._put_file(opened)
+        node, fopen = opened.node, opened.fopen
+        if node.cache is not None and (len(node.files) > 1 or opened.handles > 1):
+            # else opening would drop the cached pages of the others, and so wait, unkillably, for a fault that blocks
+            fopen |= _KEEP_CACHE
+        return wire.OPEN_OUT.pack(opened.fh, fopen, node.backing_id if opened.passthrough else 0)
 
     def _tell_size(self, node: Node) -> None:
         """Beyond the size that the kernel knows it faults nothing in, and OPEN cannot tell it a new one: STORE can.
@@ -476,6 +492,10 @@ class Session:
 
 def _empty(_: None) -> Body:
     return b""
+
+
+def _refuse(error: OSError, _: None) -> Body:
+    raise error
 
 
 # SYMLINK, MKNOD, MKDIR, UNLINK, RMDIR, RENAME, LINK, CREATE, RENAME2, TMPFILE

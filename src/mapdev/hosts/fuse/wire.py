@@ -52,6 +52,7 @@ class Opcode(IntEnum):
     POLL = 40
     NOTIFY_REPLY = 41
     BATCH_FORGET = 42
+    READDIRPLUS = 44
     COPY_FILE_RANGE = 47
 
 
@@ -73,6 +74,7 @@ class Init(IntFlag):
 
     ASYNC_READ = 1 << 0
     BIG_WRITES = 1 << 5
+    DO_READDIRPLUS = 1 << 13
     PARALLEL_DIROPS = 1 << 18
     MAX_PAGES = 1 << 22
     INIT_EXT = 1 << 30
@@ -289,6 +291,10 @@ def dirent(ino: int, off: int, name: bytes, mode: int) -> bytes:
     """One entry of a READDIR answer; `off` is where the next READDIR goes on."""
     entry = DIRENT.pack(ino, off, len(name), mode >> 12 & 15) + name
     return entry + bytes(-len(entry) % 8)
+
+
+NO_ENTRY: Final = bytes(ENTRY_OUT.size + ATTR.size)
+"""Before a ``dirent`` in the answer to READDIRPLUS: nothing but the name is told (nodeid 0)."""
 
 
 def notification(code: Notify, *parts: bytes | memoryview) -> list[bytes | memoryview]:
