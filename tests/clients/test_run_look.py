@@ -36,9 +36,9 @@ TOOLS = [
     ("stat -c '%F %t:%T %s %a' /dev/uio0", "character special file f0:0 0 666"),
     ("ls -l /dev/uio0 | cut -c 1-10", "crw-rw-rw-"),
     ("ls -l /dev/uio0 | grep -o ' 240, *0 ' | tr -d ' '", "240,0"),
-    ("find /dev -type c -name uio0", "/dev/uio0"),
+    ("find /dev -xdev -type c -name uio0", "/dev/uio0"),
     ("find /dev -maxdepth 1 -type f", ""),
-    ("find /dev -type c -name null", "/dev/null"),
+    ("find /dev -xdev -type c -name null", "/dev/null"),
     ("find /dev/null /dev/uio0 -printf '%y'", "cc"),
     ("ls -lL /dev/stdin < /dev/uio0 | cut -c 1", "c"),
 ]
@@ -77,7 +77,7 @@ def test_all_of_python_s_ways_to_ask_give_one_answer(look: Run, person: Person) 
 
 
 def test_without_a_number_and_without_chardev_it_is_a_regular_file(person: Person) -> None:
-    line = "stat -c '%F %t:%T' /dev/x; find /dev -type c -name x; find /dev -maxdepth 1 -type f"
+    line = "stat -c '%F %t:%T' /dev/x; find /dev -xdev -type c -name x; find /dev -maxdepth 1 -type f"
     done = person.mapdev("run", "--device", "/dev/x=ram:4096", "--", "sh", "-c", line)
     assert (done.stdout, done.stderr) == ("regular file 0:0\n/dev/x\n", "")
 

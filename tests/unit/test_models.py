@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -475,7 +475,6 @@ def test_pixels_are_read_and_written_up_to_the_end(fb: OpenFile, screen: Framebu
     assert raises(errno.EFBIG, lambda: fb.write(b"1", pos=end + 1))
 
 
-@settings(deadline=None)
 @given(
     st.integers(0, 19),
     st.integers(0, 9),

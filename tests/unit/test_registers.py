@@ -5,7 +5,7 @@ import struct
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mapdev.libc import PAGE_SIZE
@@ -127,7 +127,6 @@ def layouts(draw: st.DrawFn) -> tuple[int, dict[str, tuple[int, int]]]:
     return width, {f"F{start}": (start, end - 1) for start, end in kept}
 
 
-@settings(deadline=None)
 @given(layouts(), st.data())
 def test_fields_are_bits_whatever_the_layout(
     layout: tuple[int, dict[str, tuple[int, int]]], data: st.DataObject

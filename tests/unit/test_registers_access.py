@@ -167,7 +167,7 @@ def model_store(access: str, before: int, stored: int) -> int:
     return table.get(access, before)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(layouts(), st.data())
 def test_an_access_of_any_offset_and_width_is_what_bytes_say(registers: dict[str, Register], data: Any) -> None:
     cls: Any = type("Block", (RegisterBlock,), dict(registers), size=0x60)
@@ -216,7 +216,7 @@ def bit_stored(access: str, before: int, stored: int, once: bool) -> int:
     return {"c": 0, "s": 1, "t": 1 - before}[kind[2]] if hit else before
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(fields(), st.sampled_from(["rw", "ro", "w1c"]), st.integers(0, 2**32 - 1), st.data())
 def test_every_bit_does_what_the_access_of_its_field_says(
     layout: dict[str, Field], whole: Access, reset: int, data: Any

@@ -446,4 +446,4 @@ class Lookups(RuleBasedStateMachine):
 
 
 TestLookups = Lookups.TestCase
-TestLookups.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestLookups.settings = settings(max_examples=60, stateful_step_count=40)
