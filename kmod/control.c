@@ -357,8 +357,8 @@ static int mapdev_control_wake(struct mapdev_control *control, void __user *argp
 		return -EINVAL;
 	if (!device)
 		return -ENODEV;
-	mapdev_device_wake(device, wake.file,
-			   (__force __poll_t)(wake.events ?: MAPDEV_POLL_MASK));
+	mapdev_files_wake(device, wake.file,
+			  (__force __poll_t)(wake.events ?: MAPDEV_POLL_MASK));
 	return 0;
 }
 

@@ -227,7 +227,7 @@ int mapdev_area_map(struct vm_area_struct *vma, struct mapdev_mem *memory,
 int mapdev_area_ask(struct mapdev_file *file, struct vm_area_struct *vma,
 		    struct mapdev_mem **memory);
 
-/* -- device.c: names, open files, their operations ------------------------------------------- */
+/* -- device.c: devices and their names ------------------------------------------------------- */
 
 struct mapdev_device {
 	struct device dev;		/* its count is the count of the whole */
@@ -255,6 +255,16 @@ struct mapdev_device {
 	unsigned int nfiles;
 };
 
+int mapdev_devices_init(void);
+void mapdev_devices_exit(void);
+struct mapdev_device *mapdev_device_new(struct mapdev_control *control,
+					struct mapdev_create *create);
+void mapdev_device_remove(struct mapdev_device *device);
+int mapdev_device_remove_named(const struct mapdev_remove *remove);
+int mapdev_device_info(struct mapdev_info *info);
+
+/* -- file.c: open files and their operations ------------------------------------------------- */
+
 struct mapdev_file {
 	struct mapdev_device *device;
 	struct file *file;
@@ -266,15 +276,12 @@ struct mapdev_file {
 	struct mapdev_message *release;
 };
 
-int mapdev_devices_init(void);
-void mapdev_devices_exit(void);
-struct mapdev_device *mapdev_device_new(struct mapdev_control *control,
-					struct mapdev_create *create);
-void mapdev_device_remove(struct mapdev_device *device);
-int mapdev_device_remove_named(const struct mapdev_remove *remove);
-void mapdev_device_wake(struct mapdev_device *device, u64 file, __poll_t events);
-int mapdev_device_info(struct mapdev_info *info);
+extern const struct file_operations mapdev_file_fops;
+extern const struct proc_ops mapdev_proc_ops;
+
 int mapdev_file_fsync(struct file *file, loff_t start, loff_t end, int datasync);
+void mapdev_files_wake(struct mapdev_device *device, u64 id, __poll_t events);
+void mapdev_files_hang_up(struct mapdev_device *device);
 
 static inline bool mapdev_asks(const struct mapdev_file *file, u32 opcode)
 {

@@ -25,6 +25,10 @@ _BUILD_TIMEOUT = 600
 _LEFT_BY_BUILDS = shutil.ignore_patterns(
     "*.o", "*.ko", "*.mod", "*.mod.c", ".*.cmd", ".*.d", "*.order", "Module.symvers", "__pycache__", ".*.o.d", "*.pyc"
 )
+FOR_32_BITS = (
+    "-m32", "-ffreestanding", "-nostdlib", "-fno-pie", "-no-pie", "-idirafter", "/usr/include/x86_64-linux-gnu",
+)  # fmt: skip
+"""Flags for a 32-bit program that needs no C library; the kernel's headers are the same."""
 _HARMLESS = (
     "the compiler differs from the one used to build the kernel",  # an update of gcc within the suite
     "Skipping BTF generation",
@@ -86,7 +90,8 @@ async def modules(kernel: Fetched, source: Path) -> Built:
             raise CommandError(f"building {source.name} for {kernel.release}: {len(found)} warnings", output)
         (directory / "output").write_text(output)
 
-    key = digest(source, kernel.root.name)
+    # the whole path: a kernel `sanitize` of another configuration is another kernel, and its root is called "root", too
+    key = digest(source, str(kernel.root))
     place = await cache.complete(cache.place() / "modules" / f"{kernel.name}-{source.name}-{key}", make)
     found = tuple(sorted(place.glob("build/*.ko")))
     if not found:

@@ -28,8 +28,13 @@ class Check:
     """Directories of kernel modules to build; each .ko is /lab/modules/NAME.ko. Not loaded."""
     programs: tuple[str, ...] = ()
     """C files to compile, statically, each with the headers of the kernel's suite: /lab/bin/NAME."""
+    programs32: tuple[str, ...] = ()
+    """The same as 32-bit programs. No C library of 32 bits is there for them: they begin at ``_start``."""
     include: tuple[str, ...] = ()
     """Directories for the compiler's -I."""
+    packages: tuple[str, ...] = ()
+    """Packages of the guests' suite, each with a program of its name: /usr/bin/NAME, with its libraries. Where one
+    cannot be had, /lab/missing/NAME says why, and the script has to say that it skips."""
     python: bool = False
     """Python and the mapdev of this tree are in the guest. (A body in Python brings it too.)"""
     files: tuple[str, ...] = ()
@@ -63,7 +68,7 @@ def load(name: str) -> Check:
         raise UsageError(f"there is no check {name}; there are {', '.join(names())}")
     check = importlib.import_module(f"lab.checks.{name}").CHECK
     assert isinstance(check, Check)
-    for path in (*check.modules, *check.programs, *check.include, *check.files):
+    for path in (*check.modules, *check.programs, *check.programs32, *check.include, *check.files):
         if not (REPOSITORY / path).exists():
             raise UsageError(f"lab/checks/{name}.py: there is no {path} in the repository")
     return check

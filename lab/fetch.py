@@ -1,6 +1,8 @@
 """Fetch kernels, their headers and compilers, and the user space of the guests. ``python -m lab.fetch [NAME...]``."""
 
 import json
+import re
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,10 +29,14 @@ _USERLAND = (
     "python3-rich",
     "python3-numpy",
 )
+PROGRAMS = ("stress-ng",)
+"""The packages that checks ask for: fetched with the kernels, so that the lab then works without a network."""
 
 COMPILE = ("python3", "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash")
 """Compile what the arguments after it name; the sources' times need not survive then."""
 _COMPILE_TIMEOUT = 300
+_LOADER = "/lib64/ld-linux-x86-64.so.2"
+_LIBRARIES_TIMEOUT = 60
 
 
 @dataclass(frozen=True)
@@ -147,6 +153,7 @@ async def userland(update: bool = False) -> Path:
     if update:
         async with cache.locked(place):
             cache.remove(place)
+            cache.remove(cache.place() / "programs")
 
     async def make(directory: Path) -> None:
         source = apt.Apt(suite, cache.place() / "apt" / suite)
@@ -162,6 +169,36 @@ async def userland(update: bool = False) -> Path:
                             timeout=_COMPILE_TIMEOUT)  # fmt: skip
 
     return await cache.complete(place, make)
+
+
+async def program(package: str) -> Path:
+    """A root directory with the program /usr/bin/PACKAGE of the guests' suite, and the libraries that it is linked to.
+
+    Raises ``HostError``. What the libraries load later is not in it.
+    """
+    suite = table().userland
+    named = f"/usr/bin/{package}"
+
+    async def make(directory: Path) -> None:
+        whole = directory / "whole"
+        source = apt.Apt(suite, cache.place() / "apt" / suite)
+        async with cache.locked(source.directory):
+            with console.doing(f"fetching {package} of {suite} for the guests"):
+                await source.update()
+                await _unpack(source, await source.resolve(package), whole)
+        furnish(whole)
+        linked = await enter(
+            f"asking which libraries {package} is linked with", whole, whole / "tmp", [_LOADER, "--list", named],
+            timeout=_LIBRARIES_TIMEOUT,
+        )  # fmt: skip
+        for path in (_LOADER, named, *re.findall(r"(/\S+) \(0x", linked)):
+            # /lib is in /usr; what is a link there is a file here
+            target = directory / "usr" / path.removeprefix("/").removeprefix("usr/")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(whole / path.removeprefix("/"), target)
+        cache.remove(whole)
+
+    return await cache.complete(cache.place() / "programs" / f"{suite}-{package}", make)
 
 
 async def _unpack(source: apt.Apt, packages: Sequence[apt.Package], directory: Path) -> None:
@@ -184,6 +221,8 @@ def command(names: tuple[str, ...], update: bool) -> None:
             fetched = await fetch(kernel, update)
             console.say(f"{kernel.name}: {fetched.release} of {kernel.suite}, {len(fetched.packages)} packages")
         await userland(update)
+        for package in PROGRAMS:
+            await program(package)
         console.say(f"in {cache.place()}")
 
     main(work())

@@ -12,12 +12,12 @@ from pathlib import Path
 
 from lab import build, cache, newc
 from lab.check import BODIES, Check
-from lab.fetch import COMPILE, Fetched, userland
+from lab.fetch import COMPILE, Fetched, program, userland
 from lab.kernels import REPOSITORY
 from lab.newc import Entry
 from lab.process import run
 from lab.root import enter
-from mapdev.errors import UsageError
+from mapdev.errors import HostError, UsageError
 
 _INIT = Path(__file__).with_name("init.sh")
 _PACKAGES = "usr/lib/python3/dist-packages"
@@ -61,18 +61,26 @@ async def archive(kernel: Fetched, check: Check, body: bytes, target: Path, limi
     parts = [await _base(root)]
     if check.has_python:
         parts += [await _python(root), await _mapdev(root)]
-    entries = [newc.directory(name) for name in ("lab", *(f"lab/{n}" for n in ("modules", "kernel", "bin", "files")))]
+    places = ("modules", "kernel", "bin", "files", "missing")
+    entries = [newc.directory(name) for name in ("lab", *(f"lab/{name}" for name in places))]
     own_first: list[str] = []
     for name in check.kernel_modules:
         _kernel_module(kernel, name, own_first, entries)
     for source in check.modules:
         built = await build.modules(kernel, REPOSITORY / source)
         entries += [newc.file(f"lab/modules/{path.name}", path.read_bytes()) for path in built.modules]
-    for source in check.programs:
+    include = [f"-I/source/{name}" for name in check.include]
+    for source in (*check.programs, *check.programs32):
         path = REPOSITORY / source
-        program = target.with_name(path.stem)
-        await build.program(kernel, path, program, [f"-I/source/{name}" for name in check.include])
-        entries.append(newc.file(f"lab/bin/{path.stem}", program.read_bytes(), 0o755))
+        compiled = target.with_name(path.stem)
+        flags = build.FOR_32_BITS if source in check.programs32 else ()
+        await build.program(kernel, path, compiled, [*include, *flags])
+        entries.append(newc.file(f"lab/bin/{path.stem}", compiled.read_bytes(), 0o755))
+    for name in check.packages:
+        try:
+            entries += _tree(await program(name), "")
+        except HostError as error:
+            entries.append(newc.file(f"lab/missing/{name}", f"{error}\n".encode()))
     for source in check.files:
         path = REPOSITORY / source
         entries += _tree(path, f"lab/files/{path.name}") if path.is_dir() else [_file(path, f"lab/files/{path.name}")]

@@ -21,6 +21,7 @@ from lab.report import Verdict
 from lab.sources import kernel_named, names
 from mapdev.errors import MapdevError
 
+_WIDTH = 200  # of what is not a terminal
 _GUESTS = min(2, len(os.sched_getaffinity(0)))  # at once; one guest keeps one processor busy
 
 
@@ -116,6 +117,17 @@ def exit_code(cells: Iterable[Cell]) -> int:
     return Unavailable.exit_code if all(cell.unavailable for cell in bad) else 1
 
 
+def show(cells: dict[tuple[str, str], Cell], releases: dict[str, str], rows: list[str], checks: list[str]) -> None:
+    """Print the table; in a file or a pipe each kernel is one line."""
+    terminal = Console(highlight=False)
+    if not terminal.is_terminal:
+        terminal.width = _WIDTH
+    grid = Table("kernel", "release", *checks, box=box.ROUNDED if terminal.is_terminal else None, pad_edge=False)
+    for row in rows:
+        grid.add_row(row, releases.get(row, "none"), *(_styled(cells[row, name]) for name in checks))
+    terminal.print(grid, crop=False)
+
+
 def _styled(cell: Cell) -> Text:
     return Text(summary(cell), style="green" if cell.verdict.good else "red")
 
@@ -140,11 +152,7 @@ def command(kernels: str, checks: str, listing: bool) -> None:
     started = time.monotonic()
     cells, releases = main(every(rows, wanted))
     cache.prune()
-    terminal = Console(highlight=False)
-    grid = Table("kernel", "release", *wanted, box=box.ROUNDED if terminal.is_terminal else None, pad_edge=False)
-    for row in rows:
-        grid.add_row(row, releases.get(row, "none"), *(_styled(cells[row, name]) for name in wanted))
-    terminal.print(grid, crop=False, width=None if terminal.is_terminal else 200)
+    show(cells, releases, rows, wanted)
     for line in below(cells):
         console.say(line)
     console.note(f"in {time.monotonic() - started:.0f} s")

@@ -22,6 +22,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -39,6 +40,7 @@
 /* -- how a test fails ------------------------------------------------------------------------ */
 
 static char failure[256];
+static char skipped[256];	/* why it cannot be tried here */
 
 #define CHECK(condition)									\
 	do {											\
@@ -253,16 +255,18 @@ static inline int author_create(struct author *author, __u64 ops, __u32 flags, _
 	return ioctl(author->fd, MAPDEV_IOC_CREATE, create) ? -errno : 0;
 }
 
-static inline int author_start(struct author *author, __u64 ops, __u32 kind, __u64 length,
-			       handler handle)
+/* Answer the requests of a device that was made, in a thread. */
+static inline int author_serve(struct author *author, handler handle)
 {
-	int error = author_create(author, ops, 0, kind, length, NULL);
-
-	if (error)
-		return error;
 	author->handle = handle;
 	author->serving = 1;
 	return -pthread_create(&author->thread, NULL, serve, author);
+}
+
+static inline int author_start(struct author *author, __u64 ops, __u32 kind, __u64 length,
+			       handler handle)
+{
+	return author_create(author, ops, 0, kind, length, NULL) ?: author_serve(author, handle);
 }
 
 static inline void author_stop(struct author *author)
@@ -290,12 +294,55 @@ static inline int new_memory(struct author *author, struct mapdev_memory *memory
 	return ioctl(author->fd, MAPDEV_IOC_MEMORY, memory) ? -errno : 0;
 }
 
-/* How a child ended: its exit code, 1000 + its signal, or 2000: it did not, and was killed. */
+/* -- programs that use the device ------------------------------------------------------------ */
+
+static int other_side = -1;	/* of a program: the test; of the test: its last program */
+
+/* Tell the other side how far this one is, and wait until it tells that. 0: it is gone. */
+static inline int say(void)
+{
+	return write(other_side, "", 1) == 1;
+}
+
+static inline int hear(void)
+{
+	char byte;
+
+	return read(other_side, &byte, 1) == 1;
+}
+
+/*
+ * A program with the device open, in a process of its own, which ends well if `use` returns.
+ * -1: there is none.
+ */
+static inline pid_t run_program(struct author *author, void (*use)(int fd))
+{
+	int pair[2], fd;
+	pid_t pid;
+
+	close(other_side);
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair))
+		return -1;
+	pid = fork();
+	other_side = pair[!pid];
+	close(pair[!!pid]);
+	if (pid)
+		return pid;
+	close(author->fd);
+	fd = open(DEV, O_RDWR);
+	MUST(fd >= 0);
+	use(fd);
+	_exit(0);
+}
+
+/* How a child ended: its exit code, 1000 + its signal, or 2000: it did not, or never was. */
 static inline int ended(pid_t pid)
 {
 	long long end = now_ms() + LONG_ENOUGH;
 	int status;
 
+	if (pid < 0)
+		return 2000;
 	while (!waitpid(pid, &status, WNOHANG)) {
 		if (now_ms() > end) {
 			kill(pid, SIGKILL);
@@ -362,12 +409,14 @@ static inline int run_tests(const struct test *tests, int argc, char **argv)
 	for (; tests->name; tests++) {
 		if (argc > 1 && strcmp(argv[1], tests->name))
 			continue;
-		failure[0] = 0;
+		failure[0] = skipped[0] = 0;
 		tests->run();
 		if (failure[0])
 			failed = 1;
 		if (failure[0])
 			printf("fail %s: %s\n", tests->name, failure);
+		else if (skipped[0])
+			printf("skip %s: %s\n", tests->name, skipped);
 		else
 			printf("ok %s\n", tests->name);
 	}

@@ -48,35 +48,29 @@ static void simple_calls(struct author *author, struct request *request, size_t 
 	}
 }
 
+static void makes_calls(int fd)
+{
+	char *big = calloc(1, 2 << 20), buffer[64];
+
+	MUST(FAILS(open(DEV, O_RDWR | O_EXCL), EBUSY));
+	MUST(read(fd, buffer, 64) == 5 && !memcmp(buffer, "hello", 5));
+	MUST(lseek(fd, 0, SEEK_CUR) == 5);
+	MUST(read(fd, buffer, 2) == 2 && read(fd, buffer, 0) == 0);
+	MUST(FAILS(pread(fd, buffer, 5, 4096), EUCLEAN));
+	MUST(FAILS(read(fd, nowhere, 5), EFAULT));
+	MUST(write(fd, "12345678", 8) == 4);
+	MUST(write(fd, big, 2 << 20) == 1 << 19);	/* cut to a MiB, half of it taken */
+	MUST(FAILS(write(fd, nowhere, 8), EFAULT));
+	MUST(!fsync(fd) && FAILS(fdatasync(fd), ENOSPC));
+	MUST(ioctl(fd, IO_PLAIN, 0) == 0);
+}
+
 static void test_calls(void)
 {
 	struct author author;
-	pid_t pid;
 
 	CHECK(!author_start(&author, ALL_OPS, MAPDEV_MEM_ARRAY, PAGE, simple_calls));
-	pid = fork();
-	if (!pid) {
-		char buffer[64];
-		char *big = calloc(1, 2 << 20);
-		int fd;
-
-		close(author.fd);
-		MUST(FAILS(open(DEV, O_RDWR | O_EXCL), EBUSY));
-		fd = open(DEV, O_RDWR);
-		MUST(fd >= 0);
-		MUST(read(fd, buffer, 64) == 5 && !memcmp(buffer, "hello", 5));
-		MUST(lseek(fd, 0, SEEK_CUR) == 5);
-		MUST(read(fd, buffer, 2) == 2 && read(fd, buffer, 0) == 0);
-		MUST(FAILS(pread(fd, buffer, 5, 4096), EUCLEAN));
-		MUST(FAILS(read(fd, nowhere, 5), EFAULT));
-		MUST(write(fd, "12345678", 8) == 4);
-		MUST(write(fd, big, 2 << 20) == 1 << 19);	/* cut to a MiB, half of it taken */
-		MUST(FAILS(write(fd, nowhere, 8), EFAULT));
-		MUST(!fsync(fd) && FAILS(fdatasync(fd), ENOSPC));
-		MUST(ioctl(fd, IO_PLAIN, 0) == 0);
-		_exit(0);
-	}
-	CHECK(ended(pid) == 0);
+	CHECK(ended(run_program(&author, makes_calls)) == 0);
 	CHECK(reached(&author.counts[MAPDEV_RELEASE], 1));
 	CHECK(author.counts[MAPDEV_OPEN] == 2 && author.counts[MAPDEV_RELEASE] == 1);
 	CHECK(author.noted == 1 << 20 && author.value == 0);
@@ -120,36 +114,32 @@ static void nested_calls(struct author *author, struct request *request, size_t 
 		answer(author, request->head.unique, 0, 7, &nested, sizeof(nested));
 }
 
+static void passes_pointers(int fd)
+{
+	unsigned char bytes[3] = { 1, 2, 3 };
+	struct nested nested = { (uintptr_t)bytes, 3, 0 };
+	struct pollfd ready = { .fd = fd, .events = POLLIN };
+
+	MUST(ioctl(fd, IO_NESTED, &nested) == 7);
+	MUST(nested.sum == 6 && bytes[0] == 2 && bytes[2] == 4);
+	nested.pointer = 8;
+	MUST(FAILS(ioctl(fd, IO_NESTED, &nested), EFAULT));
+	nested.pointer = ~0ULL - 1;
+	MUST(FAILS(ioctl(fd, IO_NESTED, &nested), EFAULT));
+	nested.pointer = (uintptr_t)"read-only";	/* can be fetched, not stored */
+	MUST(FAILS(ioctl(fd, IO_NESTED, &nested), EFAULT));
+	MUST(FAILS(ioctl(fd, IO_NESTED, 8), EFAULT));
+	MUST(FAILS(ioctl(fd, IO_PLAIN, &nested), ENOTTY));
+	MUST(poll(&ready, 1, -1) == 1);
+}
+
 static void test_ioctl_nested(void)
 {
 	struct author author;
 	struct mapdev_user_copy copy = { .unique = 12345, .length = 1 };
-	pid_t pid;
 
 	CHECK(!author_start(&author, ALL_OPS, MAPDEV_MEM_ARRAY, PAGE, nested_calls));
-	pid = fork();
-	if (!pid) {
-		unsigned char bytes[3] = { 1, 2, 3 };
-		struct nested nested = { (uintptr_t)bytes, 3, 0 };
-		struct pollfd ready = { .events = POLLIN };
-		int fd = open(DEV, O_RDWR);
-
-		close(author.fd);
-		MUST(ioctl(fd, IO_NESTED, &nested) == 7);
-		MUST(nested.sum == 6 && bytes[0] == 2 && bytes[2] == 4);
-		nested.pointer = 8;
-		MUST(FAILS(ioctl(fd, IO_NESTED, &nested), EFAULT));
-		nested.pointer = ~0ULL - 1;
-		MUST(FAILS(ioctl(fd, IO_NESTED, &nested), EFAULT));
-		nested.pointer = (uintptr_t)"read-only";	/* can be fetched, not stored */
-		MUST(FAILS(ioctl(fd, IO_NESTED, &nested), EFAULT));
-		MUST(FAILS(ioctl(fd, IO_NESTED, 8), EFAULT));
-		MUST(FAILS(ioctl(fd, IO_PLAIN, &nested), ENOTTY));
-		ready.fd = fd;
-		MUST(poll(&ready, 1, -1) == 1);
-		_exit(0);
-	}
-	CHECK(ended(pid) == 0 && reached(&author.noted, 1));
+	CHECK(ended(run_program(&author, passes_pointers)) == 0 && reached(&author.noted, 1));
 	CHECK(FAILS(ioctl(author.fd, MAPDEV_IOC_FETCH, &copy), ENOENT));
 	copy.length = MAPDEV_MAX_TRANSFER + 1;
 	CHECK(FAILS(ioctl(author.fd, MAPDEV_IOC_FETCH, &copy), EINVAL));
@@ -167,6 +157,18 @@ static void poll_when_told(struct author *author, struct request *request, size_
 		succeed(author, request, body_len);
 }
 
+static void waits_for_input(int fd)
+{
+	struct epoll_event event = { .events = EPOLLIN };
+	struct pollfd ready = { .fd = fd, .events = POLLIN };
+	int epoll = epoll_create1(0);
+
+	MUST(poll(&ready, 1, 0) == 0);
+	MUST(!epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event));
+	MUST(epoll_wait(epoll, &event, 1, -1) == 1 && event.events == EPOLLIN);
+	MUST(poll(&ready, 1, -1) == 1 && ready.revents == POLLIN);
+}
+
 static void test_poll_and_wake(void)
 {
 	struct mapdev_wake wake = { .events = POLLIN };
@@ -174,19 +176,7 @@ static void test_poll_and_wake(void)
 	pid_t pid;
 
 	CHECK(!author_start(&author, ALL_OPS, MAPDEV_MEM_NONE, 0, poll_when_told));
-	pid = fork();
-	if (!pid) {
-		struct epoll_event event = { .events = EPOLLIN };
-		int fd = open(DEV, O_RDWR), epoll = epoll_create1(0);
-		struct pollfd ready = { .fd = fd, .events = POLLIN };
-
-		close(author.fd);
-		MUST(poll(&ready, 1, 0) == 0);
-		MUST(!epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event));
-		MUST(epoll_wait(epoll, &event, 1, -1) == 1 && event.events == EPOLLIN);
-		MUST(poll(&ready, 1, -1) == 1 && ready.revents == POLLIN);
-		_exit(0);
-	}
+	pid = run_program(&author, waits_for_input);
 	CHECK(reached(&author.counts[MAPDEV_POLL], 2));
 	author.value = POLLIN;
 	CHECK(!ioctl(author.fd, MAPDEV_IOC_WAKE, &wake));
@@ -195,76 +185,76 @@ out:
 	author_stop(&author);
 }
 
+static void hears_of_changes(int fd)
+{
+	struct epoll_event event = { .events = EPOLLIN | EPOLLET };
+	int epoll = epoll_create1(0);
+
+	MUST(!epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event));
+	for (int i = 0; i < 3; i++) {
+		MUST(epoll_wait(epoll, &event, 1, i ? LONG_ENOUGH : 0) == !!i);
+		MUST(say());
+	}
+}
+
 /* An event for each wake, for one who hears of changes only; and a mask that is none is refused. */
 static void test_wake_of_any_event(void)
 {
 	struct mapdev_wake wake = { .events = 0 };
-	int pipes[2] = { -1, -1 };
 	struct author author;
-	char byte;
 	pid_t pid;
 
 	CHECK(!author_start(&author, ALL_OPS, MAPDEV_MEM_NONE, 0, poll_when_told));
-	CHECK(!pipe(pipes));
-	pid = fork();
-	if (!pid) {
-		struct epoll_event event = { .events = EPOLLIN | EPOLLET };
-		int fd = open(DEV, O_RDWR), epoll = epoll_create1(0);
-
-		close(author.fd);
-		MUST(!epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event));
-		for (int i = 0; i < 3; i++) {
-			MUST(epoll_wait(epoll, &event, 1, i ? LONG_ENOUGH : 0) == !!i);
-			MUST(write(pipes[1], "", 1) == 1);
-		}
-		_exit(0);
-	}
-	CHECK(read(pipes[0], &byte, 1) == 1);
+	pid = run_program(&author, hears_of_changes);
+	CHECK(hear());
 	author.value = POLLIN;
 	for (int i = 0; i < 2; i++)
-		CHECK(!ioctl(author.fd, MAPDEV_IOC_WAKE, &wake) && read(pipes[0], &byte, 1) == 1);
+		CHECK(!ioctl(author.fd, MAPDEV_IOC_WAKE, &wake) && hear());
 	CHECK(ended(pid) == 0);
 	wake.events = 0x4000;	/* POLLFREE, in the kernel */
 	CHECK(FAILS(ioctl(author.fd, MAPDEV_IOC_WAKE, &wake), EINVAL));
 	wake.events = POLLIN | 1U << 31;
 	CHECK(FAILS(ioctl(author.fd, MAPDEV_IOC_WAKE, &wake), EINVAL));
 out:
-	close(pipes[0]);
-	close(pipes[1]);
 	author_stop(&author);
 }
 
 /* -- areas ----------------------------------------------------------------------------------- */
 
+static char *mapped(int fd, int npages, int flags)
+{
+	char *a = mmap(NULL, npages * PAGE, PROT_READ | PROT_WRITE, flags, fd, 0);
+
+	MUST(a != MAP_FAILED);
+	return a;
+}
+
+static void splits_areas(int fd)
+{
+	char *a = mapped(fd, 4, MAP_SHARED), *b;
+	int status;
+	pid_t child;
+
+	MUST(!mprotect(a + PAGE, PAGE, PROT_READ));	/* two splits */
+	child = fork();					/* three areas */
+	if (!child)
+		_exit(touch(a, 1));
+	MUST(waitpid(child, &status, 0) == child && !status);
+	b = mremap(a, PAGE, PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, a + (1 << 30));
+	MUST(b != MAP_FAILED && *b == 's');
+	MUST(!munmap(a + 2 * PAGE, PAGE));
+	MUST(FAILS(mmap(NULL, PAGE, PROT_READ, MAP_SHARED, fd, 4 * PAGE), EINVAL));
+	close(fd);
+	MUST(!touch(b, 1) && !touch(a + 3 * PAGE, 0));
+}
+
 static void test_areas_balance(void)
 {
 	struct author author;
 	volatile int *n = author.counts;
-	pid_t pid;
 
 	CHECK(!author_start(&author, ALL_OPS, MAPDEV_MEM_ARRAY, 4 * PAGE, succeed));
-	pid = fork();
-	if (!pid) {
-		int fd = open(DEV, O_RDWR), status;
-		char *a = mmap(NULL, 4 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0), *b;
-		pid_t child;
-
-		close(author.fd);
-		MUST(a != MAP_FAILED);
-		MUST(!mprotect(a + PAGE, PAGE, PROT_READ));		/* two splits */
-		child = fork();					/* three areas */
-		if (!child)
-			_exit(touch(a, 1));
-		MUST(waitpid(child, &status, 0) == child && !status);
-		b = mremap(a, PAGE, PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, a + (1 << 30));
-		MUST(b != MAP_FAILED && *b == 's');
-		MUST(!munmap(a + 2 * PAGE, PAGE));
-		MUST(FAILS(mmap(NULL, PAGE, PROT_READ, MAP_SHARED, fd, 4 * PAGE), EINVAL));
-		close(fd);
-		MUST(!touch(b, 1) && !touch(a + 3 * PAGE, 0));
-		_exit(0);
-	}
-	CHECK(ended(pid) == 0 && reached(&n[MAPDEV_RELEASE], 1));
+	CHECK(ended(run_program(&author, splits_areas)) == 0 && reached(&n[MAPDEV_RELEASE], 1));
 	CHECK(n[MAPDEV_MMAP] == 2 && n[MAPDEV_VM_OPEN] >= 6);
 	CHECK(n[MAPDEV_MMAP] + n[MAPDEV_VM_OPEN] == n[MAPDEV_VM_CLOSE]);
 out:
@@ -281,43 +271,37 @@ static void map_the_second(struct author *author, struct request *request, size_
 		succeed(author, request, body_len);
 }
 
+static void maps_both(int fd)
+{
+	char *a = mapped(fd, 1, MAP_SHARED);
+
+	MUST(!strcmp(a, "second"));
+	MUST(FAILS(mmap(NULL, PAGE, PROT_READ, MAP_SHARED, fd, PAGE), EACCES));
+	MUST(say() && hear());
+	MUST(!strcmp(a, "second"));
+}
+
 static void test_mmap_answers(void)
 {
 	struct mapdev_memory memory;
 	struct author author;
+	int fd = -1;
 	pid_t pid;
 
 	CHECK(!author_start(&author, ALL_OPS, MAPDEV_MEM_NONE, 0, map_the_second));
 	CHECK(!new_memory(&author, &memory, MAPDEV_MEM_VMALLOC, 2 * PAGE, -1, "second"));
 	author.value = memory.id;
-	pid = fork();
-	if (!pid) {
-		int fd = open(DEV, O_RDWR);
-		char *a = mmap(NULL, PAGE, PROT_READ, MAP_SHARED, fd, 0);
-
-		close(author.fd);
-		MUST(a != MAP_FAILED && !strcmp(a, "second"));
-		MUST(FAILS(mmap(NULL, PAGE, PROT_READ, MAP_SHARED, fd, PAGE), EACCES));
-		kill(getpid(), SIGSTOP);
-		MUST(!strcmp(a, "second"));
-		_exit(0);
-	}
-	CHECK(waitpid(pid, NULL, WUNTRACED) == pid);
+	pid = run_program(&author, maps_both);
+	CHECK(hear());
 	CHECK(!ioctl(author.fd, MAPDEV_IOC_PUT, &memory.id));	/* lives on in the mapping */
 	CHECK(FAILS(ioctl(author.fd, MAPDEV_IOC_PUT, &memory.id), ENOENT));
-	kill(pid, SIGCONT);
-	CHECK(ended(pid) == 0);
+	CHECK(say() && ended(pid) == 0);
 	/* the reader of the requests cannot wait for its own address space */
-	{
-		int fd = open(DEV, O_RDWR);
-
-		CHECK(fd >= 0);
-		errno = 0;
-		CHECK(mmap(NULL, PAGE, PROT_READ, MAP_SHARED, fd, 0) == MAP_FAILED);
-		CHECK(errno == EDEADLK);
-		close(fd);
-	}
+	fd = open(DEV, O_RDWR);
+	CHECK(fd >= 0);
+	CHECK(FAILS(mmap(NULL, PAGE, PROT_READ, MAP_SHARED, fd, 0), EDEADLK));
 out:
+	close(fd);
 	author_stop(&author);
 }
 
@@ -357,109 +341,89 @@ static void *touch_it(void *result)
 	return NULL;
 }
 
+static void faults_in_pages(int fd)
+{
+	char *a = mapped(fd, 64, MAP_SHARED), *private;
+	char buffer[8], seen[4];
+	pthread_t threads[4];
+
+	MUST(a[0] == 'A' && a[PAGE] == 'B');		/* one request for two */
+	MUST(touch(a + 7 * PAGE, 0) == SIGBUS);		/* one request */
+	MUST(touch(a + 7 * PAGE, 1) == SIGBUS);		/* and another one */
+	MUST(a[2 * PAGE] == 'C');
+	a[2 * PAGE] = 'x';
+	private = mapped(fd, 64, MAP_PRIVATE);
+	private[4 * PAGE] = 'p';
+	MUST(a[4 * PAGE] == 'E' && a[4 * PAGE + 1] == 'E' && private[4 * PAGE + 1] == 'E');
+	MUST(pread(fd, buffer, 2, 8 * PAGE) == 2 && buffer[0] == 'I');	/* by read(2) */
+	MUST(FAILS(pread(fd, buffer, 2, 7 * PAGE), EIO));
+	MUST(say() && hear());				/* revoked meanwhile */
+	MUST(a[2 * PAGE] == 'C' && private[4 * PAGE] == 'p');
+	MUST(say() && hear());
+	shared_address = a + 10 * PAGE;
+	for (int i = 0; i < 4; i++)
+		pthread_create(&threads[i], NULL, touch_it, &seen[i]);
+	for (int i = 0; i < 4; i++) {
+		pthread_join(threads[i], NULL);
+		MUST(seen[i] == 'K');
+	}
+}
+
 static void test_faults(void)
 {
 	struct author author;
 	volatile int *n = author.counts;
 	struct mapdev_range range = { .offset = 2 * PAGE, .length = PAGE };
-	int pipes[2] = { -1, -1 };
 	pid_t pid;
 
 	CHECK(!author_start(&author,
 			    ALL_OPS & ~(MAPDEV_OP(MAPDEV_READ) | MAPDEV_OP(MAPDEV_PAGE_MKWRITE)),
 			    MAPDEV_MEM_FAULT, 64 * PAGE, fault_answers));
 	range.memory = author.create.memory.id;
-	CHECK(!pipe(pipes));
-	pid = fork();
-	if (!pid) {
-		int fd = open(DEV, O_RDWR);
-		char *a = mmap(NULL, 64 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-		char buffer[8], *private, seen[4];
-		pthread_t threads[4];
-
-		close(author.fd);
-		MUST(a != MAP_FAILED);
-		MUST(a[0] == 'A' && a[PAGE] == 'B');			/* one request for two */
-		MUST(touch(a + 7 * PAGE, 0) == SIGBUS);		/* one request */
-		MUST(touch(a + 7 * PAGE, 1) == SIGBUS);		/* and another one */
-		MUST(a[2 * PAGE] == 'C');
-		a[2 * PAGE] = 'x';
-		private = mmap(NULL, 64 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
-		private[4 * PAGE] = 'p';
-		MUST(a[4 * PAGE] == 'E' && a[4 * PAGE + 1] == 'E' && private[4 * PAGE + 1] == 'E');
-		MUST(pread(fd, buffer, 2, 8 * PAGE) == 2 && buffer[0] == 'I');	/* by read(2) */
-		MUST(FAILS(pread(fd, buffer, 2, 7 * PAGE), EIO));
-		MUST(read(pipes[0], buffer, 1) == 1);		/* revoked meanwhile */
-		MUST(a[2 * PAGE] == 'C' && private[4 * PAGE] == 'p');
-		MUST(read(pipes[0], buffer, 1) == 1);
-		shared_address = a + 10 * PAGE;
-		for (int i = 0; i < 4; i++)
-			pthread_create(&threads[i], NULL, touch_it, &seen[i]);
-		for (int i = 0; i < 4; i++) {
-			pthread_join(threads[i], NULL);
-			MUST(seen[i] == 'K');
-		}
-		_exit(0);
-	}
-	CHECK(reached(&n[MAPDEV_FAULT], 7));
-	usleep(300000);
-	CHECK(n[MAPDEV_FAULT] == 7);	/* 0, 7, 7, 2, 4, 8, 7 */
+	pid = run_program(&author, faults_in_pages);
+	CHECK(hear() && n[MAPDEV_FAULT] == 7);	/* 0, 7, 7, 2, 4, 8, 7 */
 	CHECK(!ioctl(author.fd, MAPDEV_IOC_REVOKE, &range));
-	CHECK(write(pipes[1], "", 1) == 1 && reached(&n[MAPDEV_FAULT], 8));
+	CHECK(say() && hear() && n[MAPDEV_FAULT] == 8);
 	author.noted = 1;
-	CHECK(write(pipes[1], "", 1) == 1);
-	CHECK(ended(pid) == 0);
+	CHECK(say() && ended(pid) == 0);
 	CHECK(n[MAPDEV_FAULT] == 9);	/* four threads, one request */
 out:
-	close(pipes[0]);
-	close(pipes[1]);
 	author_stop(&author);
+}
+
+static const __u32 kinds[] = { MAPDEV_MEM_MEMFD, MAPDEV_MEM_ARRAY, MAPDEV_MEM_VMALLOC,
+			       MAPDEV_MEM_CONTIGUOUS, MAPDEV_MEM_DMA, MAPDEV_MEM_FAULT };
+#define NKINDS	(sizeof(kinds) / sizeof(kinds[0]))
+
+static void stores_twice(int fd)
+{
+	char *a = mapped(fd, 8, MAP_SHARED), *p = mapped(fd, 8, MAP_PRIVATE);
+
+	MUST(!touch(a, 0) && !touch(a, 1) && !touch(a + 1, 1));
+	MUST(!touch(a + PAGE, 1) && !touch(a + PAGE, 1));
+	MUST(!touch(p, 1));				/* a private copy */
+	MUST(say() && hear());
+	MUST(a[0] == 's' && !touch(a, 1) && !touch(a + PAGE, 0));
+	MUST(say() && hear());
 }
 
 static void test_mkwrite(void)
 {
-	static const __u32 kinds[] = { MAPDEV_MEM_MEMFD, MAPDEV_MEM_ARRAY, MAPDEV_MEM_VMALLOC,
-				       MAPDEV_MEM_CONTIGUOUS, MAPDEV_MEM_DMA, MAPDEV_MEM_FAULT };
 	struct mapdev_range range;
 	struct author author = { .fd = -1 };
 	volatile int *n = author.counts;
-	int down[2], up[2];
-	char byte;
 	pid_t pid;
 
-	for (unsigned int i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++) {
+	for (unsigned int i = 0; i < NKINDS; i++) {
 		CHECK(!author_start(&author, ALL_OPS & ~MAPDEV_OP(MAPDEV_MMAP), kinds[i], 8 * PAGE,
 				    succeed));
-		CHECK(!pipe(down) && !pipe(up));
-		pid = fork();
-		if (!pid) {
-			int fd = open(DEV, O_RDWR);
-			char *a = mmap(NULL, 8 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-			char *p = mmap(NULL, 8 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
-
-			close(author.fd);
-			MUST(a != MAP_FAILED && p != MAP_FAILED);
-			MUST(!touch(a, 0) && !touch(a, 1) && !touch(a + 1, 1));
-			MUST(!touch(a + PAGE, 1) && !touch(a + PAGE, 1));
-			MUST(!touch(p, 1));				/* a private copy */
-			MUST(write(up[1], "", 1) == 1 && read(down[0], &byte, 1) == 1);
-			MUST(a[0] == 's' && !touch(a, 1) && !touch(a + PAGE, 0));
-			MUST(write(up[1], "", 1) == 1 && read(down[0], &byte, 1) == 1);
-			_exit(0);
-		}
-		CHECK(read(up[0], &byte, 1) == 1);
-		CHECK(n[MAPDEV_PAGE_MKWRITE] == 2);
+		pid = run_program(&author, stores_twice);
+		CHECK(hear() && n[MAPDEV_PAGE_MKWRITE] == 2);
 		memset(&range, 0, sizeof(range));
 		range.memory = author.create.memory.id;
 		CHECK(!ioctl(author.fd, MAPDEV_IOC_WRPROTECT, &range));
-		CHECK(write(down[1], "", 1) == 1 && read(up[0], &byte, 1) == 1);
-		CHECK(n[MAPDEV_PAGE_MKWRITE] == 3);
-		CHECK(write(down[1], "", 1) == 1);
-		CHECK(ended(pid) == 0);
-		close(up[0]);
-		close(up[1]);
-		close(down[0]);
-		close(down[1]);
+		CHECK(say() && hear() && n[MAPDEV_PAGE_MKWRITE] == 3);
+		CHECK(say() && ended(pid) == 0);
 		author_stop(&author);
 	}
 out:
@@ -482,54 +446,43 @@ static void refuse_the_last(struct author *author, struct request *request, size
 		succeed(author, request, body_len);
 }
 
+static int refuses;		/* whether the last page is refused */
+
+static void touches_pages(int fd)
+{
+	char *a = mapped(fd, 8, MAP_SHARED), *p = mapped(fd, 8, MAP_PRIVATE);
+
+	MUST(!touch(a + PAGE, 0) && !touch(a + PAGE, 0) && !touch(a + PAGE, 1));
+	MUST(!touch(a + 2 * PAGE, 1) && !touch(p + PAGE, 1));
+	if (refuses)
+		MUST(touch(a + 7 * PAGE, 0) == SIGBUS && touch(p + 7 * PAGE, 1) == SIGBUS);
+	MUST(say() && hear());
+	MUST(!touch(a + PAGE, 0) && !touch(p + PAGE, 1));
+}
+
 static void test_vm_fault(void)
 {
-	static const __u32 kinds[] = { MAPDEV_MEM_MEMFD, MAPDEV_MEM_ARRAY, MAPDEV_MEM_VMALLOC,
-				       MAPDEV_MEM_CONTIGUOUS, MAPDEV_MEM_DMA, MAPDEV_MEM_FAULT };
 	const __u64 asked[] = { 0, MAPDEV_OP(MAPDEV_PAGE_MKWRITE) };
 	struct mapdev_range range;
 	struct author author = { .fd = -1 };
 	volatile int *n = author.counts;
-	int down[2], up[2];
-	char byte;
 	pid_t pid;
 
-	for (unsigned int i = 0; i < 2 * sizeof(kinds) / sizeof(kinds[0]); i++) {
+	for (unsigned int i = 0; i < 2 * NKINDS; i++) {
 		__u32 kind = kinds[i / 2];
 
 		CHECK(!author_start(&author, asked[i % 2] | MAPDEV_OP(MAPDEV_VM_FAULT) |
 				    (kind == MAPDEV_MEM_FAULT ? MAPDEV_OP(MAPDEV_FAULT) : 0),
 				    kind, 8 * PAGE, refuse_the_last));
-		CHECK(!pipe(down) && !pipe(up));
-		pid = fork();
-		if (!pid) {
-			int fd = open(DEV, O_RDWR);
-			char *a = mmap(NULL, 8 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-			char *b = mmap(NULL, 8 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
-
-			close(author.fd);
-			MUST(a != MAP_FAILED && b != MAP_FAILED);
-			MUST(!touch(a + PAGE, 0) && !touch(a + PAGE, 0) && !touch(a + PAGE, 1));
-			MUST(!touch(a + 2 * PAGE, 1) && !touch(b + PAGE, 1));
-			if (kind != MAPDEV_MEM_FAULT)
-				MUST(touch(a + 7 * PAGE, 0) == SIGBUS && touch(b + 7 * PAGE, 1) == SIGBUS);
-			MUST(write(up[1], "", 1) == 1 && read(down[0], &byte, 1) == 1);
-			MUST(!touch(a + PAGE, 0) && !touch(b + PAGE, 1));
-			_exit(0);
-		}
-		CHECK(read(up[0], &byte, 1) == 1);
-		CHECK(author.value == (kind == MAPDEV_MEM_FAULT ? 0 : 0x12177));
+		refuses = kind != MAPDEV_MEM_FAULT;
+		pid = run_program(&author, touches_pages);
+		CHECK(hear() && author.value == (refuses ? 0x12177 : 0));
 		memset(&range, 0, sizeof(range));
 		range.memory = author.create.memory.id;
 		CHECK(!ioctl(author.fd, MAPDEV_IOC_REVOKE, &range));
-		CHECK(write(down[1], "", 1) == 1);
-		CHECK(ended(pid) == 0);
-		CHECK(author.value == (kind == MAPDEV_MEM_FAULT ? 0 : 0x121771));
-		CHECK(n[MAPDEV_VM_FAULT] == (kind == MAPDEV_MEM_FAULT ? 0 : 6));
-		close(up[0]);
-		close(up[1]);
-		close(down[0]);
-		close(down[1]);
+		CHECK(say() && ended(pid) == 0);
+		CHECK(author.value == (refuses ? 0x121771 : 0));
+		CHECK(n[MAPDEV_VM_FAULT] == (refuses ? 6 : 0));
 		author_stop(&author);
 	}
 out:
@@ -544,23 +497,20 @@ static void refuse_stores(struct author *author, struct request *request, size_t
 		succeed(author, request, body_len);
 }
 
+static void tries_to_store(int fd)
+{
+	char *a = mapped(fd, 2, MAP_SHARED);
+
+	MUST(touch(a, 1) == SIGBUS && !touch(a, 0) && touch(a, 1) == SIGBUS && !a[0]);
+}
+
 static void test_mkwrite_refused(void)
 {
 	struct author author;
 	volatile int *n = author.counts;
-	pid_t pid;
 
 	CHECK(!author_start(&author, ALL_OPS, MAPDEV_MEM_ARRAY, 2 * PAGE, refuse_stores));
-	pid = fork();
-	if (!pid) {
-		int fd = open(DEV, O_RDWR);
-		char *a = mmap(NULL, 2 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-
-		close(author.fd);
-		MUST(touch(a, 1) == SIGBUS && !touch(a, 0) && touch(a, 1) == SIGBUS && !a[0]);
-		_exit(0);
-	}
-	CHECK(ended(pid) == 0);
+	CHECK(ended(run_program(&author, tries_to_store)) == 0);
 	CHECK(n[MAPDEV_PAGE_MKWRITE] == 2);
 out:
 	author_stop(&author);
@@ -579,6 +529,15 @@ static void ignore(int number)
 	(void)number;
 }
 
+static void is_interrupted(int fd)
+{
+	struct sigaction action = { .sa_handler = ignore };
+	char byte;
+
+	sigaction(SIGUSR1, &action, NULL);
+	MUST(FAILS(read(fd, &byte, 1), EINTR));
+}
+
 static void test_interrupted(void)
 {
 	struct author author;
@@ -586,17 +545,7 @@ static void test_interrupted(void)
 	pid_t pid;
 
 	CHECK(!author_start(&author, ALL_OPS, MAPDEV_MEM_NONE, 0, never));
-	pid = fork();
-	if (!pid) {
-		struct sigaction action = { .sa_handler = ignore };
-		int fd = open(DEV, O_RDWR);
-		char byte;
-
-		close(author.fd);
-		sigaction(SIGUSR1, &action, NULL);
-		MUST(FAILS(read(fd, &byte, 1), EINTR));
-		_exit(0);
-	}
+	pid = run_program(&author, is_interrupted);
 	CHECK(reached(&n[MAPDEV_READ], 1));
 	kill(pid, SIGUSR1);
 	CHECK(reached(&n[MAPDEV_INTERRUPT], 1));
@@ -619,20 +568,20 @@ static void test_proc(void)
 	struct stat status;
 	char buffer[8];
 	int fd = -1;
-	char *mapped;
+	char *a;
 
 	CHECK(!author_create(&author, 0, MAPDEV_PROC, MAPDEV_MEM_ARRAY, PAGE, "asdf"));
 	CHECK(!stat("/proc/" NAME, &status) && S_ISREG(status.st_mode));
 	CHECK((status.st_mode & 07777) == 0666 && access(DEV, F_OK));
 	fd = open("/proc/" NAME, O_RDWR);
 	CHECK(fd >= 0 && read(fd, buffer, 4) == 4 && !memcmp(buffer, "asdf", 4));
-	mapped = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	CHECK(mapped != MAP_FAILED && !memcmp(mapped, "asdf", 4));
+	a = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	CHECK(a != MAP_FAILED && !memcmp(a, "asdf", 4));
 	author_stop(&author);
 	CHECK(access("/proc/" NAME, F_OK));
 	CHECK(FAILS(read(fd, buffer, 4), ENODEV));
-	CHECK(!touch(mapped, 1));		/* was there */
-	munmap(mapped, PAGE);
+	CHECK(!touch(a, 1));		/* was there */
+	munmap(a, PAGE);
 out:
 	close(fd);
 	author_stop(&author);

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Serve a device of ordinary behaviour until it is killed, for programs that test devices by all
- * that they can think of.
+ * Devices of ordinary behaviour for programs that test devices by all that they can think of:
+ * one that is served until this is killed, or with the argument "persistent" one of memory that
+ * nobody serves, until "remove".
  */
 #include "author.h"
 
@@ -25,15 +26,43 @@ static void serve_anything(struct author *author, struct request *request, size_
 		succeed(author, request, body_len);
 }
 
-int main(void)
-{
-	struct author author;
-	int error = author_start(&author, ALL_OPS, MAPDEV_MEM_FAULT, 256 * PAGE, serve_anything);
+#define PERSISTENT	"mapdev_kept"
 
-	if (error) {
-		fprintf(stderr, "server: %s\n", strerror(-error));
-		return 1;
-	}
-	for (;;)
+static int persistent(void)
+{
+	struct mapdev_create create = {
+		.version = MAPDEV_VERSION_MAJOR,
+		.flags = MAPDEV_PERSIST,
+		.name = PERSISTENT,
+		.mode = 0666,
+		.memory = { .kind = MAPDEV_MEM_VMALLOC, .memfd = -1, .length = 16 * PAGE },
+	};
+
+	return ioctl(open("/dev/mapdev", O_RDWR), MAPDEV_IOC_CREATE, &create) ? -errno : 0;
+}
+
+static int removed(void)
+{
+	struct mapdev_remove remove = { .name = PERSISTENT };
+
+	return ioctl(open("/dev/mapdev", O_RDWR), MAPDEV_IOC_REMOVE, &remove) ? -errno : 0;
+}
+
+int main(int argc, char **argv)
+{
+	const char *what = argc > 1 ? argv[1] : "serve";
+	struct author author;
+	int error;
+
+	if (!strcmp(what, "persistent"))
+		error = persistent();
+	else if (!strcmp(what, "remove"))
+		error = removed();
+	else
+		error = author_start(&author, ALL_OPS, MAPDEV_MEM_FAULT, 256 * PAGE, serve_anything);
+	if (error)
+		fprintf(stderr, "server: %s: %s\n", what, strerror(-error));
+	while (!error && !strcmp(what, "serve"))
 		pause();
+	return !!error;
 }

@@ -11,9 +11,12 @@ CHECK = Check(
         "kmod/tests/ends.c",
         "kmod/tests/limits.c",
         "kmod/tests/failing.c",
+        "kmod/tests/foreign.c",
         "kmod/tests/server.c",
     ),
+    programs32=("kmod/tests/program32.c",),
+    packages=("stress-ng",),
     include=("kmod/uapi",),
-    memory=512,
+    memory=640,
     timeout=300,
 )

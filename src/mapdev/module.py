@@ -20,6 +20,10 @@ NAME: Final = "mapdev"
 
 _BUILD_TIMEOUT: Final = 600
 LIB_MODULES: Final = Path("/lib/modules")
+DKMS_SOURCES: Final = Path("/usr/src")
+DKMS_TREE: Final = Path("/var/lib/dkms")
+LOCKDOWN: Final = Path("/sys/kernel/security/lockdown")
+MODULES_DISABLED: Final = Path("/proc/sys/kernel/modules_disabled")
 
 
 def find_sources() -> Path | None:
@@ -88,21 +92,32 @@ def build(release: str) -> Path:
     return target
 
 
-def install() -> str:
-    """Hand the sources to DKMS, which builds the module for each kernel that is installed: what it says.
+def install(release: str) -> str:
+    """Hand the sources to DKMS, which builds the module for this kernel now, and for each that comes later.
 
-    Raises ``ModuleError``.
+    Returns what it says. Raises ``ModuleError``, and DKMS has the module no more then.
     """
     _need_root("install")
+    headers(release)
     if shutil.which("dkms") is None:
         raise ModuleError("dkms is not installed: apt-get install dkms (Debian, Ubuntu), dnf install dkms (Fedora)")
-    number = version(sources())
-    place = Path("/usr/src") / f"{NAME}-{number}"
-    if place.exists():
-        _run(["dkms", "remove", f"{NAME}/{number}", "--all"], "", fails=True)
-        shutil.rmtree(place)
+    named = f"{NAME}/{version(sources())}"
+    place = DKMS_SOURCES / named.replace("/", "-")
+    _uninstall(named, place)
     shutil.copytree(sources(), place)
-    return _run(["dkms", "install", f"{NAME}/{number}"], "dkms cannot install the module")
+    try:
+        return _run(["dkms", "install", named, "-k", release], f"dkms cannot install the module for {release}")
+    except ModuleError as error:
+        logs = [path.read_text(errors="replace") for path in DKMS_TREE.joinpath(named).glob("**/make.log")]
+        _uninstall(named, place)
+        raise ModuleError(str(error), detail="\n".join([error.detail, *logs])) from None
+
+
+def _uninstall(named: str, place: Path) -> None:
+    """Take from DKMS what it may have of the module."""
+    if place.exists():
+        _run(["dkms", "remove", named, "--all"], "", fails=True)
+        shutil.rmtree(place)
 
 
 def version(place: Path) -> str:
@@ -122,9 +137,10 @@ def is_loaded() -> bool:
 
 
 def load(file: Path | None = None) -> Path:
-    """Load `file`; default: what ``build`` has built for the running kernel, or DKMS installed. The file that it was.
+    """Load `file`; default: the newest of what ``build`` has built for the running kernel and DKMS has installed.
 
-    Raises ``ModuleError``.
+    Returns the file that it was. What is installed is loaded by modprobe(8), with the options that modprobe.d(5) has
+    for it. Raises ``ModuleError``.
     """
     if is_loaded():
         raise ModuleError("the module is loaded already; `mapdev module unload` first, to load another one")
@@ -132,16 +148,18 @@ def load(file: Path | None = None) -> Path:
     release = running()
     # DKMS puts it where its distribution likes, whatever dkms.conf says
     installed = [
-        found
-        for place in ("updates", "extra")
-        for found in sorted((LIB_MODULES / release).glob(f"{place}/**/{NAME}.ko"))
+        found for place in ("updates", "extra") for found in (LIB_MODULES / release).glob(f"{place}/**/{NAME}.ko*")
     ]
     candidates = [file] if file is not None else [built(release), *installed]
-    found = next((path for path in candidates if path is not None and path.exists()), None)
-    if found is None:
+    there = [path for path in candidates if path is not None and path.exists()]
+    if not there:
         if file is not None:
             raise ModuleError(f"there is no {file}")
         raise ModuleError(f"no module is built for kernel {release}: `mapdev module build`")
+    found = max(there, key=lambda path: path.stat().st_mtime)
+    if found in installed:
+        _modprobe(found)
+        return found
     fd = os.open(found, os.O_RDONLY | os.O_CLOEXEC)
     try:
         libc.finit_module(fd)
@@ -152,12 +170,37 @@ def load(file: Path | None = None) -> Path:
     return found
 
 
+def _modprobe(file: Path) -> None:
+    # it knows the compressions of a distribution's modules, too
+    program = shutil.which("modprobe", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+    if program is None:
+        raise ModuleError("modprobe is not installed: apt-get install kmod (Debian, Ubuntu)")
+    try:
+        _run([program, NAME], f"modprobe cannot load {file}")
+    except ModuleError as error:
+        for number in _REFUSALS:
+            if os.strerror(number) in error.detail:
+                raise ModuleError(_why_not_loaded(file, OSError(number, ""))) from None
+        raise
+
+
+_REFUSALS: Final = (errno.EKEYREJECTED, errno.ENOKEY, errno.EPERM, errno.ENOEXEC)
+_SIGN: Final = (
+    "`mapdev module install` signs it with DKMS's key; "
+    "`mokutil --import /var/lib/dkms/mok.pub` and a reboot make the kernel know that one"
+)
+
+
 def _why_not_loaded(file: Path, error: OSError) -> str:
     refused = f"the kernel refuses {file}"
     if error.errno in (errno.EKEYREJECTED, errno.ENOKEY):
-        return f"{refused}: it takes signed modules only (Secure Boot): sign it with a key enrolled by mokutil"
+        return f"{refused}: it takes only modules that are signed with a key that it knows (Secure Boot): {_SIGN}"
+    if error.errno == errno.EPERM and _is(MODULES_DISABLED, "1"):
+        return f"{refused}: kernel.modules_disabled is set, until the next boot it takes no module"
+    if error.errno == errno.EPERM and (_is(LOCKDOWN, "[integrity]") or _is(LOCKDOWN, "[confidentiality]")):
+        return f"{refused}: it is locked down (Secure Boot) and takes only signed modules: {_SIGN}"
     if error.errno == errno.EPERM:
-        return f"{refused}: lockdown (Secure Boot), a container, or kernel.modules_disabled forbid modules"
+        return f"{refused}: this is a container, or the kernel is locked down (Secure Boot: {_SIGN})"
     if error.errno == errno.ENOEXEC:
         return f"{refused}: it was built for another kernel than {running()}; build it again (dmesg says more)"
     if error.errno == errno.EEXIST:
@@ -165,6 +208,14 @@ def _why_not_loaded(file: Path, error: OSError) -> str:
     if error.errno == errno.ENOSYS:
         return NO_MODULES
     return f"{refused}: {os.strerror(error.errno or errno.EIO)} (dmesg says more)"
+
+
+def _is(file: Path, word: str) -> bool:
+    """Whether a word is in a file of the kernel, which need not be there."""
+    try:
+        return word in file.read_text(encoding="ascii").split()
+    except OSError:
+        return False
 
 
 def unload() -> None:

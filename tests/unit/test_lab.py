@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import re
 import shutil
 import stat
 import subprocess
@@ -10,9 +11,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from lab import apt, boot, build, cache, check, kernels, newc, report, sanitize
+from lab import apt, boot, build, cache, check, guest, kernels, newc, report, sanitize
+from lab.fetch import PROGRAMS, Fetched
 from lab.process import CommandError, Unavailable, finish, need, run
-from lab.run import Cell, below, exit_code, summary
+from lab.run import Cell, below, exit_code, show, summary
 
 from mapdev.errors import HostError, UsageError
 
@@ -200,6 +202,17 @@ def test_what_cannot_be_had_is_no_failure_and_hides_none() -> None:
     assert below({("6.12", "x"): missing}) == ["6.12 x: cannot be tried here: no mirror", "    what apt says"]
 
 
+def test_each_kernel_is_one_line_of_the_table(capsys: pytest.CaptureFixture[str]) -> None:
+    checks = ["example", "kmod", "kmod_operations", "kmod_python", "python"]
+    cells = {("6.12", name): Cell(report.Verdict(ok=["x"] * 56, skipped=["y"], seconds=1234.5)) for name in checks}
+    show(cells, {"6.12": "6.12.117+deb13-cloud-amd64"}, ["6.12"], checks)
+    heads, row = capsys.readouterr().out.splitlines()
+    assert heads.split() == ["kernel", "release", *checks]
+    assert re.split(" {2,}(?!1234)", row.strip()) == [
+        "6.12", "6.12.117+deb13-cloud-amd64", *["56 ok, 1 skipped  1234.5 s"] * len(checks),
+    ]  # fmt: skip
+
+
 def test_a_mirror_that_does_not_answer_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if not (shutil.which("apt-get") and any(path.exists() for path in apt._KEYRINGS)):
         pytest.skip("this needs apt-get and the keys of Debian")
@@ -222,8 +235,18 @@ def test_every_check_can_be_loaded_and_has_its_script() -> None:
     assert {"example", "python", "seeded"} <= set(check.names())
     for name in check.names():
         assert (check.BODIES / check.load(name).body).is_file()
+        assert set(check.load(name).packages) <= set(PROGRAMS)
     with pytest.raises(UsageError, match="no check nonesuch"):
         check.load("nonesuch")
+
+
+def test_every_test_of_the_module_is_in_its_check_and_every_file_in_its_build() -> None:
+    kmod = kernels.REPOSITORY / "kmod"
+    programs = {*check.load("kmod").programs, *check.load("kmod").programs32}
+    assert programs == {f"kmod/tests/{path.name}" for path in kmod.glob("tests/*.c")}
+    objects = re.search(r"^mapdev-y := (.*)$", (kmod / "Kbuild").read_text(), re.MULTILINE)
+    assert objects is not None
+    assert set(objects[1].split()) == {f"{path.stem}.o" for path in kmod.glob("*.c") if ".mod." not in path.name}
 
 
 def test_warnings_of_a_build() -> None:
@@ -239,6 +262,43 @@ def test_a_digest_is_of_the_sources_alone(tmp_path: Path) -> None:
     assert build.digest(tmp_path) == before
     (tmp_path / "one.c").write_text("int two;")
     assert build.digest(tmp_path) != before
+
+
+def test_a_module_is_built_for_each_kernel_though_both_roots_have_one_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def compiles(what: str, root: Path, directory: Path, command: object, *, timeout: float) -> str:  # noqa: ARG001
+        (directory / "one.ko").write_text(str(root))
+        return ""
+
+    monkeypatch.setattr(build, "enter", compiles)
+    monkeypatch.setenv(cache.VARIABLE, str(tmp_path / "cache"))
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "Kbuild").write_text("obj-m := one.o\n")
+    for name in ("before", "after"):
+        root = tmp_path / name / "root"
+        kernel = Fetched("sanitize", "6.12-sanitize", (), tmp_path, root)
+        built = asyncio.run(build.modules(kernel, tmp_path / "source"))
+        assert [path.read_text() for path in built.modules] == [str(root)]
+
+
+def test_a_package_that_cannot_be_had_is_told_to_the_guest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def part(*_: object) -> Path:
+        return tmp_path / "nothing"
+
+    async def refuses(name: str) -> Path:
+        raise Unavailable(f"the mirror has no {name}")
+
+    (tmp_path / "nothing").write_bytes(b"")
+    for name, instead in (("userland", part), ("_base", part), ("program", refuses)):
+        monkeypatch.setattr(guest, name, instead)
+    wanted = check.Check(body="kmod.sh", packages=("stress-ng",))
+    kernel = Fetched("6.12", "6.12.1", (), tmp_path, tmp_path)
+    asyncio.run(guest.archive(kernel, wanted, b"", tmp_path / "initramfs", 60))
+    told = [entry for entry in unpack((tmp_path / "initramfs").read_bytes()) if "missing/" in entry.name]
+    assert [(entry.name, entry.content) for entry in told] == [
+        ("lab/missing/stress-ng", b"the mirror has no stress-ng\n")
+    ]
 
 
 def test_lines_of_a_configuration_that_were_dropped() -> None:

@@ -88,7 +88,100 @@ def test_missing_headers_and_compilers_are_named_with_their_packages(
     (build / "Makefile").write_text("modules:\n\techo no such compiler >&2; exit 1\n")
     monkeypatch.setenv("PATH", str(tmp_path))
     assert said("module", "build", "--kernel", "6.1.0-1-amd64")[1].startswith("mapdev: make is not installed")
-    assert said("module", "install")[1].startswith("mapdev: dkms is not installed")
+    command = ("module", "install", "--kernel", "6.1.0-1-amd64")
+    assert said(*command)[1].startswith("mapdev: dkms is not installed")
+    assert "apt-get install linux-headers-6.1.0-2-amd64" in said(*command[:3], "6.1.0-2-amd64")[1]
+
+
+@pytest.fixture
+def programs(with_modules: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A kernel with headers, and a PATH in which programs come first that a test writes."""
+    assert with_modules.exists()
+    build = tmp_path / "lib" / module.running() / "build"
+    build.mkdir(parents=True)
+    (build / "Makefile").write_text("modules:\n\t@touch $(M)/mapdev.ko\n")
+    path = tmp_path / "bin"
+    path.mkdir()
+    monkeypatch.setenv("PATH", f"{path}:{os.environ['PATH']}")
+    monkeypatch.setattr(module, "DKMS_SOURCES", tmp_path / "src")
+    monkeypatch.setattr(module, "DKMS_TREE", tmp_path / "dkms")
+    monkeypatch.setattr(module, "MODULES_DISABLED", tmp_path / "modules_disabled")
+    monkeypatch.setattr(module, "LOCKDOWN", tmp_path / "lockdown")
+    return path
+
+
+def script(path: Path, text: str) -> None:
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+
+
+def test_dkms_gets_the_sources_and_keeps_none_of_what_it_cannot_build(programs: Path, tmp_path: Path) -> None:
+    number, release = module.version(module.sources()), module.running()
+    place, log = tmp_path / "src" / f"mapdev-{number}", tmp_path / "dkms" / "mapdev" / number / "build" / "make.log"
+    script(programs / "dkms", f'echo "$@" >>{tmp_path}/asked; test -f {place}/dkms.conf && echo built')
+    assert said("module", "install") == (0, "installed; `mapdev module load` loads it")
+    assert said("module", "install", "--kernel", release)[0] == 0
+    asked = (tmp_path / "asked").read_text().splitlines()
+    install = f"install mapdev/{number} -k {release}"
+    assert asked == [install, f"remove mapdev/{number} --all", install]
+    log.parent.mkdir(parents=True)
+    log.write_text("no such compiler\n")
+    script(programs / "dkms", "echo see the log; exit 10")
+    with pytest.raises(ModuleError, match=f"^dkms cannot install the module for {release}") as caught:
+        module.install(release)
+    assert caught.value.detail == "see the log\n\nno such compiler\n"
+    assert not place.exists()
+
+
+def test_the_newest_of_built_and_installed_is_loaded(
+    programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[int] = []
+    monkeypatch.setattr("mapdev.libc.finit_module", loaded.append)
+    script(programs / "modprobe", f'echo "$@" >>{tmp_path}/probed')
+    built = module.build(module.running())
+    installed = tmp_path / "lib" / module.running() / "updates" / "dkms" / "mapdev.ko.xz"
+    installed.parent.mkdir(parents=True)
+    installed.touch()
+    for newest, other in ((built, installed), (installed, built)):
+        os.utime(newest, (2000, 2000))
+        os.utime(other, (1000, 1000))
+        assert said("module", "load") == (0, f"loaded {newest}")
+    assert len(loaded) == 1
+    assert (tmp_path / "probed").read_text() == "mapdev\n"
+    script(programs / "modprobe", "echo 'modprobe: ERROR: could not insert: Key was rejected by service'; exit 1")
+    code, line = said("module", "load")
+    assert (code, line.partition(": it takes only")[0]) == (1, f"mapdev: the kernel refuses {installed}")
+    script(programs / "modprobe", "echo 'modprobe: FATAL: no map'; exit 1")
+    with pytest.raises(ModuleError, match=f"^modprobe cannot load {installed}") as caught:
+        module.load()
+    assert "no map" in caught.value.detail
+
+
+@pytest.mark.parametrize(
+    ("disabled", "lockdown", "says"),
+    [
+        ("1", None, "kernel.modules_disabled is set"),
+        ("0", "none [integrity] confidentiality", "it is locked down (Secure Boot) and takes only signed modules"),
+        ("0", "none integrity [confidentiality]", "it is locked down (Secure Boot) and takes only signed modules"),
+        ("0", "[none] integrity confidentiality", "this is a container"),
+        (None, None, "this is a container"),
+    ],
+)
+@pytest.mark.usefixtures("programs")
+def test_of_the_reasons_for_eperm_that_one_is_named_which_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, disabled: str | None, lockdown: str | None, says: str
+) -> None:
+    def refuse(fd: int, parameters: str = "") -> NoReturn:  # noqa: ARG001
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    for name, content in (("modules_disabled", disabled), ("lockdown", lockdown), ("mapdev.ko", "")):
+        if content is not None:
+            (tmp_path / name).write_text(content)
+    monkeypatch.setattr("mapdev.libc.finit_module", refuse)
+    code, line = said("module", "load", str(tmp_path / "mapdev.ko"))
+    assert code == 1
+    assert says in line
 
 
 @pytest.mark.usefixtures("with_modules")
@@ -108,9 +201,9 @@ def test_a_module_is_built_in_the_cache_and_what_make_says_is_shown(tmp_path: Pa
 @pytest.mark.parametrize(
     ("number", "says"),
     [
-        (errno.EKEYREJECTED, "signed modules only (Secure Boot)"),
-        (errno.ENOKEY, "signed modules only (Secure Boot)"),
-        (errno.EPERM, "lockdown"),
+        (errno.EKEYREJECTED, "signed with a key that it knows (Secure Boot): `mapdev module install` signs it"),
+        (errno.ENOKEY, "signed with a key that it knows (Secure Boot): `mapdev module install` signs it"),
+        (errno.EPERM, "the kernel is locked down (Secure Boot"),
         (errno.ENOEXEC, "built for another kernel"),
         (errno.EEXIST, "loaded already"),
         (errno.ENOSYS, "cannot load modules"),

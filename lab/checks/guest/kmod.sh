@@ -1,6 +1,6 @@
 # Each program prints its own lines; what they leave behind would keep the module from being unloaded.
 insmod modules/mapdev.ko || { echo "fail load: insmod"; exit 1; }
-for program in memory calls ends limits; do
+for program in memory calls ends limits foreign; do
     "bin/$program" || echo "# $program ended with $?"
 done
 
@@ -11,6 +11,24 @@ while [ ! -e /dev/mapdev_test ]; do sleep 0.1; done
 bytes=$(dd if=/dev/mapdev_test bs=5000 count=4 2>/dev/null | wc -c)
 if [ "$bytes" = 16384 ]; then echo "ok dd"; else echo "fail dd: $bytes bytes"; fi
 if echo hello >/dev/mapdev_test; then echo "ok echo"; else echo "fail echo: it could not write"; fi
+# a program that does to a device all that it can think of; what matters is that the kernel has nothing to complain of
+# and lets the module go afterwards
+if [ -e missing/stress-ng ]; then
+    echo "skip stress-ng: $(cat missing/stress-ng)"
+else
+    bin/server persistent
+    for device in mapdev_test mapdev_kept mapdev; do
+        stress-ng --dev 1 --dev-file /dev/$device --timeout 5 >stress 2>&1
+        code=$?
+        if [ $code = 0 ] && grep -q "1 of 1 devices opened and exercised" stress; then
+            echo "ok stress-ng of $device"
+        else
+            cat stress
+            echo "fail stress-ng of $device: exit code $code"
+        fi
+    done
+    bin/server remove
+fi
 kill -KILL $server
 wait $server
 ls /dev/mapdev_test /proc/mapdev_test 2>/dev/null && echo "fail leftovers: a device is still there" || echo "ok leftovers"

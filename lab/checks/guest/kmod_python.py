@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cases import run
+from cases import Skip, run
 
 from mapdev import PAGE_SIZE, Device, File, IoctlArg, OnDemandPages, Vma, VmFault, on_demand_pages
 from mapdev.devices import Array, Contiguous, LkmcMmap, Ram, Vmalloc
@@ -364,6 +364,27 @@ def test_unload() -> None:
     os.close(fd)
     code, said = program(*MAPDEV, "module", "unload")
     assert code == 0, said
+
+
+def test_a_kernel_that_wants_a_signature_is_named_with_what_helps() -> None:
+    """The last one: nothing of this can be undone. The module is not signed."""
+    enforce = Path("/sys/module/module/parameters/sig_enforce")
+    lockdown = Path("/sys/kernel/security/lockdown")
+    program("mount", "-t", "securityfs", "security", "/sys/kernel/security")
+    if not (enforce.exists() and lockdown.exists()):
+        raise Skip("this kernel was built without signatures of modules or without lockdown")
+    sign = "`mapdev module install` signs it with DKMS's key"
+    for place, value, why in (
+        (lockdown, "integrity", f"it is locked down (Secure Boot) and takes only signed modules: {sign}"),
+        (enforce, "1", f"signed with a key that it knows (Secure Boot): {sign}"),
+        (Path("/proc/sys/kernel/modules_disabled"), "1", "kernel.modules_disabled is set"),
+    ):
+        place.write_text(value)
+        code, said = program(*MAPDEV, "module", "load", "/lab/modules/mapdev.ko")
+        assert code == 1, said
+        assert said.startswith("mapdev: the kernel refuses /lab/modules/mapdev.ko: "), said
+        assert said.count("\n") == 1, said
+        assert why in said, said
 
 
 run(globals())

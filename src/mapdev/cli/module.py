@@ -41,13 +41,14 @@ def build(kernel: str | None) -> None:
 
 
 @command.command()
-def install() -> None:
-    """Hand the module to DKMS, which builds it again for each new kernel.
+@click.option("--kernel", metavar="RELEASE", help="As uname -r names it; default: the kernel that runs.")
+def install(kernel: str | None) -> None:
+    """Hand the module to DKMS, which builds it now, and again for each new kernel.
 
     \b
     Example:  sudo mapdev module install
     """
-    click.echo(module.install().rstrip())
+    click.echo(module.install(kernel or module.running()).rstrip())
     click.echo("installed; `mapdev module load` loads it")
 
 
