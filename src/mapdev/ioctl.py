@@ -90,13 +90,17 @@ class IoctlArg:
     asks the module instead, and needs no right.
     """
 
-    __slots__ = ("_caller", "_data", "_room", "out", "value")
+    __slots__ = ("_caller", "_data", "_room", "compat", "out", "value")
 
     def __init__(
-        self, value: int, data: bytes = b"", room: int = 0, pid: int = 0, caller: Caller | None = None
-    ) -> None:
+        self, value: int, data: bytes = b"", room: int = 0, pid: int = 0, caller: Caller | None = None,
+        compat: bool = False,
+    ) -> None:  # fmt: skip
         self.value = value
         """The argument as the program passed it: an unsigned long."""
+        self.compat = compat
+        """A 32-bit program on a 64-bit kernel (the kernel's ``compat_ioctl``): pointers in its structures have 4 bytes,
+        and on x86 a ``__u64`` in them may be at an odd multiple of 4, so the size in `cmd` may be another one, too."""
         self.out = b""
         """What goes back with the answer (encoded commands that the program reads from)."""
         self._data = data

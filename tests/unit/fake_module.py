@@ -132,10 +132,10 @@ class FakeModule:
     def write(self, file: int, pos: int, data: bytes) -> int:
         return int(self.ask(Opcode.WRITE, file, uapi.ReadIn(pos, len(data)), data)[0].value)
 
-    def ioctl_(self, file: int, cmd: int, arg: int = 4096) -> tuple[int, bytes]:
+    def ioctl_(self, file: int, cmd: int, arg: int = 4096, flags: int = 0) -> tuple[int, bytes]:
         size = cmd >> 16 & 0x3FFF
         data = bytes(self.user[arg - 4096 : arg - 4096 + size]) if cmd >> 30 & 1 else b""
-        body = uapi.IoctlIn(cmd, 0, arg, len(data), size if cmd >> 30 & 2 else 0)
+        body = uapi.IoctlIn(cmd, flags, arg, len(data), size if cmd >> 30 & 2 else 0)
         reply, out = self.ask(Opcode.IOCTL, file, body, data)
         return int(reply.value), out
 

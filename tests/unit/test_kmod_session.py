@@ -292,6 +292,8 @@ def test_ioctls_reach_the_memory_of_the_caller_through_the_module(play: Play) ->
                 (at,) = struct.unpack("=Q", arg.copy_from_user(8))
                 arg.copy_to_user(b"there", at)
                 return 7
+            if cmd == 3:
+                return arg.compat
             raise OSError(errno.ENOTTY, "no")
 
     module = play(Commands())
@@ -303,6 +305,7 @@ def test_ioctls_reach_the_memory_of_the_caller_through_the_module(play: Play) ->
     assert module.user[100:105] == b"there"
     assert raises(errno.EFAULT, lambda: module.ioctl_(1, 1, 4))
     assert raises(errno.ENOTTY, lambda: module.ioctl_(1, 2))
+    assert [module.ioctl_(1, 3, flags=flags)[0] for flags in (0, uapi.IOCTL_COMPAT)] == [0, 1]
 
 
 def test_a_wake_tells_the_module_once_somebody_has_polled(play: Play) -> None:

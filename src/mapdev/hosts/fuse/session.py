@@ -455,7 +455,7 @@ class Session:
     # -- ioctl and poll -----------------------------------------------------------------------------------
 
     def _ioctl(self, request: Request) -> Answer[Body]:
-        fh, _, cmd, arg, in_size, out_size = wire.IOCTL_IN.unpack_from(request.body)
+        fh, flags, cmd, arg, in_size, out_size = wire.IOCTL_IN.unpack_from(request.body)
         opened = self._file(fh)
         if cmd == IDENTIFY and self.tracer and request.pid == self.tracer:
             return wire.IOCTL_OUT.pack(fh, 0, 0, 0)
@@ -464,7 +464,7 @@ class Session:
             # read(2) and write(2) make the kernel write back first; for ioctl(2) it is up to us
             node.memory.pull()
         data = bytes(request.body[wire.IOCTL_IN.size : wire.IOCTL_IN.size + in_size])
-        argument = IoctlArg(arg, data, out_size, request.pid)
+        argument = IoctlArg(arg, data, out_size, request.pid, compat=bool(flags & wire.IOCTL_COMPAT))
         result = opened.entry.dispatch.ioctl(opened.file, cmd, argument)
         return then(result, lambda result: wire.IOCTL_OUT.pack(result, 0, 0, 0) + argument.out)
 

@@ -98,6 +98,7 @@ READ_LOCKOWNER: Final = 1 << 1
 WRITE_CACHE: Final = 1 << 0
 """In ``write_flags``: the page cache writes back what was stored through mappings."""
 FSYNC_FDATASYNC: Final = 1 << 0
+IOCTL_COMPAT: Final = 1 << 0
 POLL_SCHEDULE_NOTIFY: Final = 1 << 0
 FATTR_MODE: Final = 1 << 0
 FATTR_UID: Final = 1 << 1

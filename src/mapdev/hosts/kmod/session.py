@@ -225,7 +225,8 @@ class Session:
         file = self._file(request)
         self._pull()
         caller = _Caller(self._kernel, request.unique)
-        argument = IoctlArg(body.arg, bytes(request.message.payload), body.out_max, request.pid, caller)
+        compat = bool(body.flags & uapi.IOCTL_COMPAT)
+        argument = IoctlArg(body.arg, bytes(request.message.payload), body.out_max, request.pid, caller, compat)
         result = self.dispatch.ioctl(file, body.cmd, argument)
         return then(result, lambda result: Reply(result, payload=argument.out))
 
