@@ -17,7 +17,7 @@ OPENS_MADE = "bytes per open made"
 _PRIVATE = Contender(PRIVATE, lambda *args: who.mapdev_serve(args[1], "device=lkmc_mmap"), memory="device")
 _MEASURED = (CONTENDERS[who.SHARED], CONTENDERS[who.ON_DEMAND], _PRIVATE, CONTENDERS[who.C], CONTENDERS[who.PYFUSE3],
              CONTENDERS[who.MFUSEPY])  # fmt: skip
-_WARM_UP = 2000
+_WARM_UP = 20_000
 
 
 def measure(result: Result, build: Build, place: Path, sizes: Sizes) -> None:
