@@ -147,6 +147,10 @@ def test_fields_have_resets_and_accesses_of_their_own() -> None:
 ACCESSES: tuple[Access, ...] = ("rw", "ro", "w1c", "w1s", "w1t", "w0c", "rc", "wrc", "rs")
 
 
+SIZE = 0x80
+"""Room for any of the layouts: six registers, each of 8 bytes at most after a gap of 12."""
+
+
 @st.composite
 def layouts(draw: st.DrawFn) -> dict[str, Register]:
     """Registers of any widths, byte orders and accesses, with gaps."""
@@ -170,17 +174,17 @@ def model_store(access: str, before: int, stored: int) -> int:
 @settings(max_examples=200)
 @given(layouts(), st.data())
 def test_an_access_of_any_offset_and_width_is_what_bytes_say(registers: dict[str, Register], data: Any) -> None:
-    cls: Any = type("Block", (RegisterBlock,), dict(registers), size=0x60)
+    cls: Any = type("Block", (RegisterBlock,), dict(registers), size=SIZE)
     block = cls(zeroed_pages(1))
-    content = bytearray(data.draw(st.binary(min_size=0x60, max_size=0x60)))
+    content = bytearray(data.draw(st.binary(min_size=SIZE, max_size=SIZE)))
     block[:] = bytes(content)
-    kind = ["gap"] * 0x60
+    kind = ["gap"] * SIZE
     for register in registers.values():
         for at in range(register.offset, register.offset + register.nbytes):
             kind[at] = register.access
     for _ in range(data.draw(st.integers(1, 4))):
         count = data.draw(st.sampled_from([1, 2, 3, 4, 8, 16, 32]))
-        offset = data.draw(st.integers(0, 0x60 - count))
+        offset = data.draw(st.integers(0, SIZE - count))
         if data.draw(st.booleans()):
             stored = data.draw(st.binary(min_size=count, max_size=count))
             block.bus_store(offset, stored)
