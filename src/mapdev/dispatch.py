@@ -46,7 +46,7 @@ _BETWEEN = tuple(os.path.join(os.path.dirname(__file__), *path) for path in (
     ("registers", ""), ("devices", "uio.py"), ("devices", "devmem.py")))  # fmt: skip
 """They call the methods of the author's registers."""
 
-_ACCESSES = {"load", "store"}
+_ACCESSES = "load", "store"
 """Who carries out an access of a program traces it: he knows the instruction."""
 
 _MAX_ERRNO = 511
@@ -66,11 +66,11 @@ class Dispatch:
         self._failed_faults: dict[int, float] = {}
         if device.injected is not None:
             device.injected.strike(device)
-        for operation in _DESCRIBE:
+        for operation in (*_DESCRIBE, *_ACCESSES):
             method = getattr(device, operation)
             if device.injected is not None:
                 method = device.injected.around(operation, method)
-            if trace is not None and device.defines(operation) and operation not in _ACCESSES:
+            if trace is not None and device.defines(operation) and operation in _DESCRIBE:
                 method = self._traced(operation, method, trace)
             setattr(self, "_" + operation, method)
         if not device.defines("mmap"):
@@ -280,11 +280,12 @@ class Dispatch:
         if _was_cancelled(error) or isinstance(error, GeneratorExit):
             return InterruptedError(errno.EINTR, os.strerror(errno.EINTR))
         again = operation == "fault" and self._asked_again(args[0].pgoff)
-        if isinstance(error, OSError) and isinstance(error.errno, int) and 1 <= error.errno <= _MAX_ERRNO:
+        number = _errno(error)
+        if isinstance(error, OSError) and error.errno == number:
             return error
         if not again:
             self._report(operation, file, error)  # SystemExit too: a device does not end its host
-        return OSError(errno.EIO, os.strerror(errno.EIO))
+        return OSError(number, os.strerror(number))
 
     def _report(self, operation: str, file: File, error: BaseException) -> None:
         """One traceback to the author, of the author's frames if there are any."""
@@ -475,6 +476,4 @@ _DESCRIBE: dict[str, Callable[..., str]] = {
     "page_mkwrite": lambda _, vmf: f"pgoff={vmf.pgoff:#x}",
     "vm_open": lambda _, vma: f"pgoff={vma.pgoff}, length={vma.length}",
     "vm_close": lambda _, vma: f"pgoff={vma.pgoff}, length={vma.length}",
-    "load": lambda _, count, pos: f"{count} bytes at {pos:#x}",
-    "store": lambda _, data, pos: f"{_value(data)} at {pos:#x}",
 }

@@ -202,10 +202,10 @@ class Session:
         directory = node.entry
         if not isinstance(directory, Directory):
             raise OSError(errno.ENOTDIR, "")
+        before = len(wire.NO_ENTRY) if request.opcode == Opcode.READDIRPLUS else 0
         listing = itertools.islice(self.nodes.listing(directory), offset, None)
         for number, (name, ino, mode) in enumerate(listing, offset + 1):
             entry = wire.dirent(ino, number, name, mode)
-            before = len(wire.NO_ENTRY) if request.opcode == Opcode.READDIRPLUS else 0
             if len(entries) + before + len(entry) > size:
                 break
             if before:
